@@ -1,0 +1,217 @@
+"""Do the sums agree? The ledger with itself, and Redis with the ledger, exactly.
+
+What was granted and refunded, less what was charged, plus what changes of tier did, is what the users
+have, user by user. Sums are taken in whole micro-credits, on every database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import BigInteger, ColumnElement, and_, func, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+from credits_fast.amounts import MICROS_PER_CREDIT, to_credits
+from credits_fast.database import reading
+from credits_fast.lane import pack
+from credits_fast.sync.tables import audit_logs, transactions, users
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.sql.compiler import SQLCompiler
+
+    from credits_fast.keys import Partitions
+    from credits_fast.lane import Lane
+
+__all__ = ["BalanceSheet", "balance_sheet", "redis_differs"]
+
+_LOOKS_AT_ONCE: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceSheet:
+    """The ledger summed up; amounts in credits.
+
+    Attributes:
+        opening: What users had before their first transaction, such as rows of an older system.
+        granted: By transactions of kind `grant`.
+        refunded: By transactions of kind `refund`.
+        charged: By transactions of kind `charge`; a positive number.
+        tier_changes: By transactions of kind `tier`, of either sign.
+        balances: What all users have.
+        users: How many users there are.
+        transactions: How many transactions there are.
+        audit_entries: How many rows the audit log has.
+        differing: Users whose balance is not what their transactions make it, or whose sequence has a
+            gap, each with what is wrong.
+        drift: The sum of the absolute differences.
+    """
+
+    opening: Decimal
+    granted: Decimal
+    refunded: Decimal
+    charged: Decimal
+    tier_changes: Decimal
+    balances: Decimal
+    users: int
+    transactions: int
+    audit_entries: int
+    differing: dict[str, str] = field(default_factory=dict[str, str])
+    drift: Decimal = Decimal(0)
+
+    @property
+    def conserves(self) -> bool:
+        """Whether no credit came from nowhere or went nowhere."""
+        made = self.opening + self.granted + self.refunded - self.charged + self.tier_changes
+        return made == self.balances and not self.differing
+
+
+class micros_of(GenericFunction[int]):  # noqa: N801  # an SQL function is written like this
+    """An amount as whole micro-credits, exactly."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(micros_of, "postgresql")
+def _postgresql_micros(element: micros_of, compiler: SQLCompiler, **options: Any) -> str:
+    amount = compiler.process(element.clauses, **options)
+    return f"CAST({amount} * {MICROS_PER_CREDIT} AS BIGINT)"
+
+
+@compiles(micros_of, "sqlite")
+def _sqlite_micros(element: micros_of, compiler: SQLCompiler, **options: Any) -> str:
+    amount = compiler.process(element.clauses, **options)
+    return f"CAST(REPLACE({amount}, '.', '') AS INTEGER)"  # text with six places each
+
+
+async def balance_sheet(database: AsyncEngine) -> BalanceSheet:
+    """The ledger summed up, in one snapshot where the database gives one.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached.
+    """
+    async with reading(database) as connection:
+        kinds = await _sums_by_kind(connection)
+        rows = (await connection.execute(_USERS)).all()
+        audit = await connection.scalar(select(func.count()).select_from(audit_logs))
+    wrong = {row.id: problem for row in rows if (problem := _problem(row))}
+    return BalanceSheet(
+        opening=to_credits(sum(_opening(row) for row in rows)),
+        granted=to_credits(kinds.get("grant", (0, 0))[0]),
+        refunded=to_credits(kinds.get("refund", (0, 0))[0]),
+        charged=to_credits(-kinds.get("charge", (0, 0))[0]),
+        tier_changes=to_credits(kinds.get("tier", (0, 0))[0]),
+        balances=to_credits(sum(row.balance for row in rows)),
+        users=len(rows),
+        transactions=sum(number for _, number in kinds.values()),
+        audit_entries=int(audit or 0),
+        differing=wrong,
+        drift=to_credits(sum(abs(_drift(row)) for row in rows)),
+    )
+
+
+async def redis_differs(
+    database: AsyncEngine,
+    lane: Lane,
+    partitions: Partitions,
+) -> dict[str, str]:
+    """Users whom Redis knows with another balance or sequence than the ledger, and which.
+
+    Call it when nothing is under way and everything is recorded: it compares two stores one after the
+    other. A user whom Redis does not know is cold, and agrees with the ledger by being loaded from it.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached.
+        RedisUnavailableError: Redis cannot be reached.
+    """
+    query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
+    async with reading(database) as connection:
+        recorded = (await connection.execute(query)).all()
+    differing: dict[str, str] = {}
+    for start in range(0, len(recorded), _LOOKS_AT_ONCE):
+        rows = recorded[start : start + _LOOKS_AT_ONCE]
+        requests = (_look(partitions, row[0]) for row in rows)
+        replies = await lane.execute_all(*requests)
+        for (user, balance, sequence), (held, held_sequence) in zip(rows, replies, strict=True):
+            if held is not None and (int(held), int(held_sequence)) != (balance, sequence):
+                differing[user] = (
+                    f"Redis has {to_credits(int(held))} at sequence {int(held_sequence)}, "
+                    f"the ledger {to_credits(balance)} at {sequence}"
+                )
+    return differing
+
+
+_SUMS: Final = (
+    select(
+        transactions.c.user_id,
+        func.sum(micros_of(transactions.c.amount)).label("total"),
+        func.count().label("number"),
+        func.min(transactions.c.sequence).label("first"),
+        func.max(transactions.c.sequence).label("last"),
+    )
+    .group_by(transactions.c.user_id)
+    .subquery()
+)
+_USERS: Final = (
+    select(
+        users.c.id,
+        micros_of(users.c.credits).label("balance"),
+        users.c.sequence,
+        _SUMS.c.total,
+        _SUMS.c.number,
+        _SUMS.c.first,
+        _SUMS.c.last,
+        micros_of(transactions.c.balance_before).label("before"),
+    )
+    .select_from(users)
+    .outerjoin(_SUMS, _SUMS.c.user_id == users.c.id)
+    .outerjoin(
+        transactions,
+        and_(
+            transactions.c.user_id == users.c.id,
+            transactions.c.sequence == _SUMS.c.first,
+        ),
+    )
+)
+
+
+async def _sums_by_kind(connection: AsyncConnection) -> dict[str, tuple[int, int]]:
+    total: ColumnElement[int] = func.sum(micros_of(transactions.c.amount))
+    query = select(transactions.c.kind, total, func.count()).group_by(transactions.c.kind)
+    return {kind: (int(sum_), number) for kind, sum_, number in await connection.execute(query)}
+
+
+def _opening(row: Any) -> int:
+    return int(row.balance if row.number is None else row.before)
+
+
+def _drift(row: Any) -> int:
+    return 0 if row.number is None else int(row.balance - row.before - row.total)
+
+
+def _problem(row: Any) -> str:
+    if row.number is None:
+        return "" if row.sequence == 0 else f"sequence {row.sequence} without a transaction"
+    if _drift(row):
+        return f"the balance differs by {to_credits(_drift(row))} from the transactions"
+    if row.last != row.sequence or row.number != row.last - row.first + 1:
+        numbers = f"{row.number} transactions from {row.first} to {row.last}"
+        return f"the sequence has a gap: {numbers}, user at {row.sequence}"
+    return ""
+
+
+def _look(partitions: Partitions, user_id: str) -> bytes:
+    user = user_id.encode()
+    return pack((b"HMGET", partitions.of(user).account(user), b"b", b"s"))
+
+
+def shown(differing: dict[str, str], most: int = 5) -> str:
+    """The first few differences, for people."""
+    lines: Sequence[str] = [f"{user}: {problem}" for user, problem in differing.items()]
+    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more

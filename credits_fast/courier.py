@@ -1,0 +1,155 @@
+"""A call on its way: repeated while the world fails, past closed partitions and cold accounts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from credits_fast import wire
+from credits_fast.errors import CreditsError, PartitionFencedError, RedisUnavailableError
+from credits_fast.lane import pack
+from credits_fast.retry import repeat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from credits_fast.accounts import Accounts
+    from credits_fast.admission import Admission
+    from credits_fast.config import RetryConfig
+    from credits_fast.dispatch import Dispatcher
+    from credits_fast.keys import PartitionKeys
+    from credits_fast.wire import Call, Operation
+
+__all__ = ["Account", "Courier"]
+
+_log = logging.getLogger(__name__)
+
+_CLOSED: Final = (b"fenced", b"unopened")
+_COLD_MAX: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account as Redis holds it, and the server's time of the look; amounts in micro-credits."""
+
+    balance: int
+    reserved: int
+    sequence: int
+    tier: str | None
+    expires_ms: int | None
+    now_ms: int
+
+
+class Courier:
+    """Takes calls to the scripts and brings their replies back."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        admission: Admission,
+        accounts: Accounts,
+        retry: RetryConfig,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._admission = admission
+        self._accounts = accounts
+        self._retry = retry
+
+    async def deliver(self, call: Call, user: bytes) -> bytes:
+        """The script's reply to a call; the account is loaded where it was cold.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            UnavailableError: The attempts ended without an answer.
+            MisconfiguredError: The set-up is wrong.
+        """
+        for _ in range(_COLD_MAX):
+            reply = await repeat(lambda: self._attempt(call), self._retry)
+            if reply != wire.COLD:
+                return reply
+            await repeat(lambda: self._load(call.partition, user), self._retry)
+        raise RedisUnavailableError(f"user {user.decode()!r} does not stay in Redis")
+
+    async def account(self, partition: PartitionKeys, user: bytes) -> Account:
+        """The account as it is now; loaded where it was cold.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            UnavailableError: The attempts ended without an answer.
+        """
+        for _ in range(_COLD_MAX):
+            found = await repeat(lambda: self._look(partition, user), self._retry)
+            if found is not None:
+                return found
+            await repeat(lambda: self._load(partition, user), self._retry)
+        raise RedisUnavailableError(f"user {user.decode()!r} does not stay in Redis")
+
+    async def note_refusal(
+        self,
+        operation: Operation,
+        verb: str,
+        code: str,
+        details: Sequence[str] = ("", "", ""),
+        *,
+        subject: str = "",
+        extra: bytes = b"",
+    ) -> None:
+        """Have a refusal that was decided outside the scripts audited, if refusals are.
+
+        The refusal stands whether or not it can be written down, so a failure here is only logged.
+        """
+        if operation.audited != wire.AUDIT_ALL:
+            return
+        partition = operation.partition
+        fields = (
+            verb.encode(),
+            subject.encode(),
+            operation.tail(extra),
+            code.encode(),
+            *(detail.encode() for detail in details),
+        )
+        try:
+            lane = await self._dispatcher.lane()
+            keys = (partition.meta, partition.journal)
+            await lane.run_script("refuse", keys, (self._dispatcher.now_us(), *fields))
+        except CreditsError as error:
+            _log.warning("a refused %s could not be audited: %s", verb, error)
+
+    async def _attempt(self, call: Call) -> bytes:
+        reply = await self._dispatcher.submit(call)
+        if reply in _CLOSED:
+            await self._admission.open(call.partition)
+            reply = await self._dispatcher.submit(call)
+        status, *fields = reply.split(b"\0", 2)
+        error = wire.closed(status, fields, call.partition.number)
+        if error is not None:
+            raise error
+        return reply
+
+    async def _load(self, partition: PartitionKeys, user: bytes) -> None:
+        try:
+            await self._accounts.load(partition, user)
+        except PartitionFencedError:
+            await self._admission.open(partition)
+            await self._accounts.load(partition, user)
+
+    async def _look(self, partition: PartitionKeys, user: bytes) -> Account | None:
+        lane = await self._dispatcher.lane()
+        fields = (b"b", b"r", b"s", b"t", b"x")
+        found, time = await lane.execute_all(
+            pack((b"HMGET", partition.account(user), *fields)),
+            pack((b"TIME",)),
+        )
+        if found[0] is None:
+            return None
+        balance, reserved, sequence, tier, expires = found
+        now_us = self._dispatcher.now_us()
+        return Account(
+            balance=int(balance),
+            reserved=int(reserved or 0),
+            sequence=int(sequence),
+            tier=tier.decode() if tier else None,
+            expires_ms=int(expires) if expires else None,
+            now_ms=int(now_us) // 1_000 if now_us else int(time[0]) * 1_000 + int(time[1]) // 1_000,
+        )

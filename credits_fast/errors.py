@@ -1,0 +1,520 @@
+"""Every error the library raises: one tree, three families by whose fault it is.
+
+The tree, kept true by a contract test:
+
+    CreditsError
+    ├── MisconfiguredError                the program is wrong: fix it and start again
+    │   ├── ConfigurationError            CONFIGURATION_ERROR
+    │   ├── UnsuitableServerError         UNSUITABLE_SERVER
+    │   ├── IncompatibleFormatError       INCOMPATIBLE_FORMAT
+    │   ├── SchemaMismatchError           SCHEMA_MISMATCH
+    │   └── ScriptFailedError             SCRIPT_FAILED
+    ├── RefusedError                      the request is wrong or not allowed: nothing was changed
+    │   ├── InvalidArgumentError          INVALID_ARGUMENT
+    │   │   ├── InvalidAmountError        INVALID_AMOUNT
+    │   │   └── InvalidMetadataError      INVALID_METADATA
+    │   ├── UserNotFoundError             USER_NOT_FOUND
+    │   ├── UserAlreadyExistsError        USER_ALREADY_EXISTS
+    │   ├── IdempotencyKeyConflictError   IDEMPOTENCY_KEY_CONFLICT
+    │   ├── MembershipRequiredError       MEMBERSHIP_REQUIRED
+    │   ├── UndefinedActionError          UNDEFINED_ACTION
+    │   ├── MissingVariableError          MISSING_VARIABLE
+    │   ├── FormulaEvaluationError        FORMULA_EVALUATION_ERROR
+    │   ├── InsufficientCreditsError      INSUFFICIENT_CREDITS
+    │   ├── BalanceLimitError             BALANCE_LIMIT
+    │   ├── TransactionNotFoundError      TRANSACTION_NOT_FOUND
+    │   ├── RefundExceedsChargeError      REFUND_EXCEEDS_CHARGE
+    │   ├── UndefinedTierError            UNDEFINED_TIER
+    │   └── InvalidTierChangeError        INVALID_TIER_CHANGE
+    └── UnavailableError                  the world is not there: the only transient family
+        ├── RedisUnavailableError         REDIS_UNAVAILABLE
+        ├── DatabaseUnavailableError      DATABASE_UNAVAILABLE
+        ├── PartitionFencedError          PARTITION_FENCED
+        └── OutcomeUnknownError           OUTCOME_UNKNOWN
+
+An error carries its facts as attributes; the message is for people, `code` is for machines. Codes
+and attributes are those of the reference Credit SDK wherever it has them. The script names a
+refusal by the code in lower case.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from credits_fast.exact import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from decimal import Decimal
+
+__all__ = [
+    "BalanceLimitError",
+    "ConfigurationError",
+    "CreditsError",
+    "DatabaseUnavailableError",
+    "FormulaEvaluationError",
+    "IdempotencyKeyConflictError",
+    "IncompatibleFormatError",
+    "InsufficientCreditsError",
+    "InvalidAmountError",
+    "InvalidArgumentError",
+    "InvalidMetadataError",
+    "InvalidTierChangeError",
+    "MembershipRequiredError",
+    "MisconfiguredError",
+    "MissingVariableError",
+    "OutcomeUnknownError",
+    "PartitionFencedError",
+    "Problem",
+    "RedisUnavailableError",
+    "RefundExceedsChargeError",
+    "RefusedError",
+    "SchemaMismatchError",
+    "ScriptFailedError",
+    "TransactionNotFoundError",
+    "UnavailableError",
+    "UndefinedActionError",
+    "UndefinedTierError",
+    "UnsuitableServerError",
+    "UserAlreadyExistsError",
+    "UserNotFoundError",
+]
+
+
+class CreditsError(Exception):
+    """The root: catch it to catch everything this library raises on purpose.
+
+    Attributes:
+        code: A stable name for machines, in capitals.
+        transient: Whether the same call may succeed later without any change.
+        message: One line for people.
+    """
+
+    code: ClassVar[str] = "CREDITS_ERROR"
+    transient: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles keep the attributes, whatever the constructor asks for."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    kind: type[CreditsError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> CreditsError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class MisconfiguredError(CreditsError):
+    """The program or its surroundings are set up wrongly; trying again changes nothing."""
+
+    code = "MISCONFIGURED"
+
+
+class RefusedError(CreditsError):
+    """The request was refused; no balance, ledger row or idempotency record was written."""
+
+    code = "REFUSED"
+
+
+class UnavailableError(CreditsError):
+    """A server is not reachable or not ready; the same call may succeed later."""
+
+    code = "UNAVAILABLE"
+    transient = True
+
+
+# --- the program -------------------------------------------------------------------------------
+
+
+class Problem(NamedTuple):
+    """One mistake in a configuration.
+
+    Attributes:
+        path: Where it is, such as `costs.chat.premium`; "" for the whole.
+        message: What is wrong, for people.
+        rule: The broken rule, for machines, such as `missing` or `formula.variable_name`.
+    """
+
+    path: str
+    message: str
+    rule: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigurationError(MisconfiguredError):
+    """The configuration is wrong; `problems` lists every mistake that was found.
+
+    Attributes:
+        problems: Each mistake with its path.
+    """
+
+    code = "CONFIGURATION_ERROR"
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems: tuple[Problem, ...] = problems
+        super().__init__("; ".join(map(str, problems)))
+
+
+class UnsuitableServerError(MisconfiguredError):
+    """The Redis or Valkey server could lose or evict credits, or is too old for the scripts."""
+
+    code = "UNSUITABLE_SERVER"
+
+
+class IncompatibleFormatError(MisconfiguredError):
+    """Keys or journal entries were written in another format, which this version does not touch.
+
+    Attributes:
+        found: The format that was found.
+        written_by: The library version that wrote it, "" where it is not recorded.
+    """
+
+    code = "INCOMPATIBLE_FORMAT"
+
+    def __init__(self, what: str, *, found: str, expected: str, written_by: str) -> None:
+        self.found = found
+        self.written_by = written_by
+        writer = f" by credits-fast {written_by}" if written_by else ""
+        super().__init__(
+            f"{what} was written in format {found}{writer}; this version reads format {expected}",
+        )
+
+
+class SchemaMismatchError(MisconfiguredError):
+    """The database is not at this version's schema, or belongs to another set-up."""
+
+    code = "SCHEMA_MISMATCH"
+
+
+class ScriptFailedError(MisconfiguredError):
+    """A script ended with an error of its own, perhaps after its first write; never repeated."""
+
+    code = "SCRIPT_FAILED"
+
+
+# --- the request -------------------------------------------------------------------------------
+
+
+class InvalidArgumentError(RefusedError):
+    """An argument cannot be used at all.
+
+    Attributes:
+        argument: The name of the parameter.
+    """
+
+    code = "INVALID_ARGUMENT"
+
+    def __init__(self, argument: str, problem: str) -> None:
+        self.argument = argument
+        super().__init__(f"{argument} {problem}")
+
+
+class InvalidAmountError(InvalidArgumentError):
+    """An amount is not an exact, finite number of credits within the limits."""
+
+    code = "INVALID_AMOUNT"
+
+
+class InvalidMetadataError(InvalidArgumentError):
+    """Metadata is not plain JSON of bounded size and depth."""
+
+    code = "INVALID_METADATA"
+
+
+class UserNotFoundError(RefusedError):
+    """Neither Redis nor the ledger knows this user."""
+
+    code = "USER_NOT_FOUND"
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        super().__init__(f"user {user_id!r} does not exist" if user_id else "the user id is empty")
+
+
+class UserAlreadyExistsError(RefusedError):
+    """A user with this id exists already."""
+
+    code = "USER_ALREADY_EXISTS"
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        super().__init__(f"user {user_id!r} already exists")
+
+
+class IdempotencyKeyConflictError(RefusedError):
+    """The key was used before by this user for another operation or other parameters.
+
+    Attributes:
+        key: The idempotency key.
+        existing_transaction: The id of the transaction that used it first.
+    """
+
+    code = "IDEMPOTENCY_KEY_CONFLICT"
+
+    def __init__(self, key: str, existing_transaction: str) -> None:
+        self.key = key
+        self.existing_transaction = existing_transaction
+        super().__init__(
+            f"idempotency key {key!r} was already used with other parameters "
+            f"by transaction {existing_transaction}",
+        )
+
+
+class MembershipRequiredError(RefusedError):
+    """The action asks for a tier the user does not have at this moment.
+
+    Attributes:
+        required: The tier the action asks for.
+        current: The user's tier, None where there is none or it has expired.
+        reason: `none`, `expired`, `insufficient` or `current_tier_undefined`.
+    """
+
+    code = "MEMBERSHIP_REQUIRED"
+
+    def __init__(self, user_id: str, required: str, current: str | None, reason: str) -> None:
+        self.user_id = user_id
+        self.required = required
+        self.current = current
+        self.reason = reason
+        super().__init__(
+            f"user {user_id!r} needs tier {required!r}; current tier: {current or 'none'} "
+            f"({reason.replace('_', ' ')})",
+        )
+
+
+class UndefinedActionError(RefusedError):
+    """The configuration has no price for this action."""
+
+    code = "UNDEFINED_ACTION"
+
+    def __init__(self, action: str) -> None:
+        self.action = action
+        super().__init__(f"action {action!r} has no price")
+
+
+class MissingVariableError(RefusedError):
+    """A price formula names a variable the call did not give.
+
+    Attributes:
+        formula: The text of the formula.
+        missing_variable: The first missing name, in order of appearance.
+        provided_variables: The names that were given.
+    """
+
+    code = "MISSING_VARIABLE"
+
+    def __init__(self, formula: str, missing_variable: str, provided: Sequence[str]) -> None:
+        self.formula = formula
+        self.missing_variable = missing_variable
+        self.provided_variables: tuple[str, ...] = tuple(provided)
+        super().__init__(
+            f"formula {formula!r} needs variable {missing_variable!r}; "
+            f"given: {', '.join(provided) or 'none'}",
+        )
+
+
+class FormulaEvaluationError(RefusedError):
+    """A price formula has no finite number as its value for these variables.
+
+    Attributes:
+        formula: The text of the formula.
+        variables: The values that were given.
+        cause: What went wrong, as text.
+        cause_kind: `not_finite`, `nan`, `invalid_variable` or `not_a_number_type`.
+    """
+
+    code = "FORMULA_EVALUATION_ERROR"
+
+    def __init__(
+        self,
+        formula: str,
+        variables: Mapping[str, Any],
+        cause: str,
+        cause_kind: str,
+    ) -> None:
+        self.formula = formula
+        self.variables = dict(variables)
+        self.cause = cause
+        self.cause_kind = cause_kind
+        shown = json.dumps(self.variables, default=str, separators=(",", ":"))
+        super().__init__(f"formula {formula!r} cannot be evaluated with {shown}: {cause}")
+
+
+class InsufficientCreditsError(RefusedError):
+    """The available credits do not cover the cost.
+
+    Attributes:
+        required: The cost, in credits.
+        available: Balance less what is reserved, in credits.
+    """
+
+    code = "INSUFFICIENT_CREDITS"
+
+    def __init__(self, user_id: str, required: Decimal, available: Decimal) -> None:
+        self.user_id = user_id
+        self.required = required
+        self.available = available
+        super().__init__(
+            f"user {user_id!r} has {plain(available)} credits available, "
+            f"{plain(required)} are required",
+        )
+
+
+class BalanceLimitError(RefusedError):
+    """The balance would pass the largest one the library keeps exactly.
+
+    Attributes:
+        balance: The balance before the operation, in credits.
+        amount: What should have been added, in credits.
+    """
+
+    code = "BALANCE_LIMIT"
+
+    def __init__(self, user_id: str, balance: Decimal, amount: Decimal) -> None:
+        self.user_id = user_id
+        self.balance = balance
+        self.amount = amount
+        super().__init__(
+            f"user {user_id!r} has {plain(balance)} credits; "
+            f"{plain(amount)} more would pass the limit",
+        )
+
+
+class TransactionNotFoundError(RefusedError):
+    """The ledger has no charge of this user under this transaction id.
+
+    Attributes:
+        transaction_id: The id that was given.
+    """
+
+    code = "TRANSACTION_NOT_FOUND"
+
+    def __init__(self, user_id: str, transaction_id: str) -> None:
+        self.user_id = user_id
+        self.transaction_id = transaction_id
+        super().__init__(f"user {user_id!r} has no charge {transaction_id!r}")
+
+
+class RefundExceedsChargeError(RefusedError):
+    """The refunds of a charge would pass what was charged.
+
+    Attributes:
+        transaction_id: The charge.
+        charged: What it took, in credits.
+        refunded: What was given back before, in credits.
+        amount: What should have been given back now, in credits.
+    """
+
+    code = "REFUND_EXCEEDS_CHARGE"
+
+    def __init__(
+        self,
+        user_id: str,
+        transaction_id: str,
+        *,
+        charged: Decimal,
+        refunded: Decimal,
+        amount: Decimal,
+    ) -> None:
+        self.user_id = user_id
+        self.transaction_id = transaction_id
+        self.charged = charged
+        self.refunded = refunded
+        self.amount = amount
+        super().__init__(
+            f"charge {transaction_id!r} took {plain(charged)} credits and {plain(refunded)} are "
+            f"refunded; {plain(amount)} more would pass it",
+        )
+
+
+class UndefinedTierError(RefusedError):
+    """The configuration does not define this tier."""
+
+    code = "UNDEFINED_TIER"
+
+    def __init__(self, tier: str | None) -> None:
+        self.tier = tier
+        super().__init__(f"tier {tier!r} is not defined")
+
+
+class InvalidTierChangeError(RefusedError):
+    """The change does not go in the direction of the operation.
+
+    Attributes:
+        current_tier: The user's tier as it counts now, None where there is none.
+        target_tier: The tier that was asked for.
+        reason: Why it is refused, as text.
+    """
+
+    code = "INVALID_TIER_CHANGE"
+
+    def __init__(
+        self,
+        user_id: str,
+        current_tier: str | None,
+        target_tier: str | None,
+        reason: str,
+    ) -> None:
+        self.user_id = user_id
+        self.current_tier = current_tier
+        self.target_tier = target_tier
+        self.reason = reason
+        change = f"to {target_tier}" if target_tier else "by a renewal"
+        super().__init__(
+            f"user {user_id!r} cannot change from tier {current_tier or 'none'} {change}: {reason}",
+        )
+
+
+# --- the world ---------------------------------------------------------------------------------
+
+
+class RedisUnavailableError(UnavailableError):
+    """Redis did not answer, or answered that it cannot serve writes now."""
+
+    code = "REDIS_UNAVAILABLE"
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """The SQL database did not answer."""
+
+    code = "DATABASE_UNAVAILABLE"
+
+
+class PartitionFencedError(UnavailableError):
+    """The partition is closed until its journal has been compared with the ledger.
+
+    Attributes:
+        partition: The number of the partition.
+    """
+
+    code = "PARTITION_FENCED"
+
+    def __init__(self, partition: int, why: str) -> None:
+        self.partition = partition
+        super().__init__(f"partition {partition} is closed: {why}")
+
+
+class OutcomeUnknownError(UnavailableError):
+    """The call was sent and no answer came back: it may or may not have taken effect.
+
+    Repeating it with the same idempotency key is safe and settles the question.
+
+    Attributes:
+        operation_id: The id under which the operation is, if it was executed, in the ledger.
+    """
+
+    code = "OUTCOME_UNKNOWN"
+
+    def __init__(self, operation_id: str, why: str) -> None:
+        self.operation_id = operation_id
+        super().__init__(f"the outcome of operation {operation_id} is unknown: {why}")

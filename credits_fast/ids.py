@@ -1,0 +1,39 @@
+"""Operation ids: one for every call that may change something, the transaction's id if it does.
+
+An id is a UUID of version 7 (RFC 9562) written as 32 hexadecimal digits: 48 bits of milliseconds, so
+that ids made later sort later, and 74 random bits. The random bits come from a generator of this
+process, seeded by the operating system and seeded anew in a forked child.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import Final
+
+__all__ = ["operation_id"]
+
+_RANDOM_BITS: Final = 74
+_VERSION: Final = 0x7 << 76
+_VARIANT: Final = 0b10 << 62
+_LOW_BITS: Final = 62
+_LOW_MASK: Final = (1 << _LOW_BITS) - 1
+
+# Uniqueness is what is needed here, not secrecy; the system's generator costs a call into the kernel.
+_random: Final = random.Random(os.urandom(32))  # noqa: S311
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
+    os.register_at_fork(after_in_child=lambda: _random.seed(os.urandom(32)))
+
+
+def operation_id() -> str:
+    """A new id; two calls never give the same one, on any machine.
+
+    Example:
+        >>> len(operation_id())
+        32
+    """
+    bits = _random.getrandbits(_RANDOM_BITS)
+    milliseconds = time.time_ns() // 1_000_000
+    value = milliseconds << 80 | _VERSION | (bits >> _LOW_BITS) << 64 | _VARIANT | bits & _LOW_MASK
+    return f"{value:032x}"

@@ -1,0 +1,74 @@
+"""Is this server fit to keep credits? Asked once, when an engine or a worker starts."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from credits_fast.errors import CreditsError, UnsuitableServerError
+from credits_fast.lane import info_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from credits_fast.lane import Lane
+
+__all__ = ["check_server", "judge"]
+
+_log = logging.getLogger(__name__)
+
+REDIS_FLOOR: Final = (7, 0)
+VALKEY_FLOOR: Final = (7, 2)
+"""The first versions whose XADD completes an id with the next sequence (`ep-*`), which the journal
+is written with. Valkey's first version is 7.2."""
+
+
+async def check_server(lane: Lane) -> None:
+    """Nothing, where the server is fit.
+
+    Raises:
+        UnsuitableServerError: It may evict balances, or is too old for the scripts.
+        RedisUnavailableError: The connection ended.
+    """
+    try:
+        server: bytes = await lane.execute(b"INFO", b"server")
+        memory: bytes = await lane.execute(b"INFO", b"memory")
+    except CreditsError as error:
+        if not lane.is_open:
+            raise
+        _log.warning("the server at %s does not answer INFO, so it is not checked", lane.address)
+        _log.debug("the answer was: %s", error)
+        return
+    judge(info_fields(server) | info_fields(memory), lane.address)
+
+
+def judge(information: Mapping[str, str], address: str) -> None:
+    """Nothing, where a server with this information is fit.
+
+    Args:
+        information: The fields of INFO, sections `server` and `memory`.
+        address: Where the server is, for the message.
+
+    Raises:
+        UnsuitableServerError: It may evict balances, or is too old for the scripts.
+    """
+    name, floor = ("Redis", REDIS_FLOOR)
+    version = information.get("redis_version", "")
+    if information.get("server_name") == "valkey" or "valkey_version" in information:
+        name, floor = ("Valkey", VALKEY_FLOOR)
+        version = information.get("valkey_version", "")
+    if _numbers(version) < floor:
+        raise UnsuitableServerError(
+            f"{name} {version or 'of unknown version'} at {address} is too old: "
+            f"{'.'.join(map(str, floor))} or later is needed",
+        )
+    policy = information.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise UnsuitableServerError(
+            f"{name} at {address} has maxmemory-policy {policy}, which evicts balances or "
+            "idempotency records when memory is short; set it to noeviction",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

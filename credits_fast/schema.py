@@ -1,0 +1,97 @@
+"""Bring a database to this version's schema, and say whether it is there.
+
+Three ways: `credits-fast migrate`, `await engine.migrate()`, or the application's own Alembic, which
+adds `credits_fast:migrations/versions` to its `version_locations` and upgrades `credits_fast@head`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import String, inspect, select, table
+from sqlalchemy.sql import column
+
+from credits_fast.errors import SchemaMismatchError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["HEAD_LABEL", "check", "head", "upgrade"]
+
+HEAD_LABEL: Final = "credits_fast@head"
+"""The newest revision, as an application's own Alembic names it."""
+
+_OWN_TABLE: Final = "credits_fast_alembic_version"
+_PREFIX: Final = "credits_fast_"
+_APPLICATION_TABLE: Final = "alembic_version"
+
+
+async def upgrade(database: AsyncEngine) -> str:
+    """Apply what is missing, in one transaction where the database can; the revision it is at now."""
+    async with database.begin() as connection:
+        await connection.run_sync(_upgrade)
+    return head()
+
+
+async def check(database: AsyncEngine) -> None:
+    """Nothing, where the database is at this version's schema.
+
+    Raises:
+        SchemaMismatchError: It is not.
+    """
+    async with database.connect() as connection:
+        revisions = await connection.run_sync(_revisions)
+    if head() in revisions:
+        return
+    ours = sorted(revision for revision in revisions if revision.startswith(_PREFIX))
+    found = f"is at {', '.join(ours)}" if ours else "has no credits-fast schema"
+    where = database.url.render_as_string(hide_password=True)
+    raise SchemaMismatchError(
+        f"the database {where} {found}, {head()} is needed; run: credits-fast migrate",
+    )
+
+
+def head() -> str:
+    """The newest revision."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise AssertionError("the package has no revisions")
+    return revision
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "credits_fast:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    if _OWN_TABLE not in inspect(connection).get_table_names():
+        kept = {revision for revision in _revisions(connection) if revision.startswith(_PREFIX)}
+        if head() in kept:
+            return
+        if kept:
+            raise SchemaMismatchError(
+                f"the application's own Alembic keeps this schema, at {', '.join(sorted(kept))}; "
+                f"upgrade it there to {HEAD_LABEL}",
+            )
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _revisions(connection: Connection) -> set[str]:
+    """The revisions in our own version table, and in the application's where it keeps ours."""
+    context = MigrationContext.configure(connection, opts={"version_table": _OWN_TABLE})
+    revisions = set(context.get_current_heads())
+    if _APPLICATION_TABLE in inspect(connection).get_table_names():
+        version = column("version_num", String())
+        query = select(version).select_from(table(_APPLICATION_TABLE, version))
+        revisions |= set(connection.scalars(query))
+    return revisions

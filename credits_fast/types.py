@@ -1,0 +1,251 @@
+"""The values that travel: what operations return and what a batch of charges is made of.
+
+All are frozen. Amounts are exact `Decimal` credits, times are aware UTC datetimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, Literal, TypeAlias, overload
+
+from credits_fast.amounts import Amount  # noqa: TC001  # found by tools that read annotations
+
+__all__ = [
+    "UNCHANGED",
+    "AuditEntry",
+    "Charge",
+    "ChargeResult",
+    "GrantResult",
+    "HistoryPage",
+    "Kind",
+    "Metadata",
+    "RefundResult",
+    "TierChangeResult",
+    "Transaction",
+    "Unchanged",
+    "User",
+    "Variables",
+]
+
+Metadata: TypeAlias = Mapping[str, Any]
+"""What the caller wants to remember: a JSON object, at most 4 KiB and 8 levels deep."""
+
+Variables: TypeAlias = Mapping[str, int | float | Decimal]
+"""The values of a formula's variables."""
+
+Kind: TypeAlias = Literal["charge", "refund", "grant", "tier"]
+"""What a transaction is: the word is the same in the journal, the ledger and here."""
+
+
+class Unchanged(Enum):
+    """The type of `UNCHANGED`."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""Leave the expiry as it is; None would clear it."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as Redis decides by it at this moment.
+
+    Attributes:
+        id: The application's id of the user.
+        credits: The balance, reserved credits included.
+        reserved: Credits held for charges that are not finished.
+        membership_tier: The stored tier, None where there is none.
+        membership_expires_at: When the membership ends, None where it does not.
+        sequence: How many transactions the user has had.
+    """
+
+    id: str
+    credits: Decimal
+    reserved: Decimal
+    membership_tier: str | None
+    membership_expires_at: datetime | None
+    sequence: int
+
+    @property
+    def available(self) -> Decimal:
+        """What a charge may take: the balance less what is reserved."""
+        return self.credits - self.reserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One charge of a batch; the fields are the parameters of `CreditsEngine.charge`."""
+
+    user_id: str
+    action: str
+    amount: Amount | None = None
+    variables: Variables | None = None
+    idempotency_key: str | None = None
+    metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeResult:
+    """A charge that took effect.
+
+    Attributes:
+        transaction_id: Its id in the ledger.
+        cost: What was taken, in credits.
+        balance_before: The balance before it.
+        balance_after: The balance after it.
+        replayed: Whether this is the first result of an earlier call with the same key.
+    """
+
+    transaction_id: str
+    cost: Decimal
+    balance_before: Decimal
+    balance_after: Decimal
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RefundResult:
+    """A refund that took effect; the attributes are those of `GrantResult`."""
+
+    transaction_id: str
+    amount: Decimal
+    balance_before: Decimal
+    balance_after: Decimal
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GrantResult:
+    """A grant that took effect.
+
+    Attributes:
+        transaction_id: Its id in the ledger.
+        amount: What was added, in credits.
+        balance_before: The balance before it.
+        balance_after: The balance after it.
+        replayed: Whether this is the first result of an earlier call with the same key.
+    """
+
+    transaction_id: str
+    amount: Decimal
+    balance_before: Decimal
+    balance_after: Decimal
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TierChangeResult:
+    """An upgrade, a downgrade or a renewal that took effect.
+
+    Attributes:
+        transaction_id: Its id in the ledger.
+        old_tier: The stored tier before, None where there was none.
+        new_tier: The stored tier after.
+        old_credits: The balance before.
+        new_credits: The balance after.
+        credits_delta: The difference, of either sign.
+        membership_expires_at: When the membership ends now, None where it does not.
+        replayed: Whether this is the first result of an earlier call with the same key.
+    """
+
+    transaction_id: str
+    old_tier: str | None
+    new_tier: str
+    old_credits: Decimal
+    new_credits: Decimal
+    credits_delta: Decimal
+    membership_expires_at: datetime | None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A row of the ledger.
+
+    Attributes:
+        id: The id the operation returned.
+        user_id: Whose balance it changed.
+        kind: `charge`, `refund`, `grant` or `tier`.
+        action: The caller's action; `tier-upgrade`, `tier-downgrade` or `tier-renewal`.
+        amount: Signed: minus is out, plus is in.
+        balance_before: The balance before it.
+        balance_after: The balance after it.
+        sequence: Its number among the user's transactions, without gaps.
+        metadata: The caller's metadata and the facts of the price.
+        idempotency_key: The caller's key, None where there was none.
+        related_id: The charge that a refund gives back, None where it names none.
+        created_at: When Redis executed it.
+    """
+
+    id: str
+    user_id: str
+    kind: Kind
+    action: str
+    amount: Decimal
+    balance_before: Decimal
+    balance_after: Decimal
+    sequence: int
+    metadata: Mapping[str, Any]
+    idempotency_key: str | None
+    related_id: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A row of the audit log.
+
+    Attributes:
+        user_id: Who it was about; the user need not exist.
+        action: The operation: `charge`, `refund`, `grant`, `upgradeTier`, `downgradeTier`,
+            `renewMembership`, `createUser` or `validateAccess`.
+        status: `success` or `failed`.
+        metadata: The facts, and the caller's metadata.
+        error_code: The code of the refusal, None for a success.
+        error_message: The message of the refusal, None for a success.
+        transaction_id: The ledger row of a success, None where there is none.
+        created_at: When it was decided.
+    """
+
+    user_id: str
+    action: str
+    status: Literal["success", "failed"]
+    metadata: Mapping[str, Any]
+    error_code: str | None
+    error_message: str | None
+    transaction_id: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage(Sequence[Transaction]):
+    """A page of a user's ledger, newest first; a sequence of transactions.
+
+    Attributes:
+        transactions: The rows.
+        next_cursor: What to give as `cursor` for the next page, None at the end.
+    """
+
+    transactions: tuple[Transaction, ...]
+    next_cursor: str | None
+
+    def __len__(self) -> int:
+        return len(self.transactions)
+
+    def __iter__(self) -> Iterator[Transaction]:
+        return iter(self.transactions)
+
+    @overload
+    def __getitem__(self, index: int) -> Transaction: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Transaction, ...]: ...
+    def __getitem__(self, index: int | slice) -> Transaction | tuple[Transaction, ...]:
+        return self.transactions[index]

@@ -1,0 +1,382 @@
+"""Values to script arguments, and replies to values or errors. Pure: bytes in, values out.
+
+A tail is the part of a journal item that the caller knows and the script only passes on:
+user, action, key, extra and metadata, separated by NUL. `lua/README.md` shows the whole item.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from credits_fast.amounts import to_credits
+from credits_fast.errors import CreditsError, IncompatibleFormatError, PartitionFencedError
+from credits_fast.keys import FORMAT
+from credits_fast.pricing import UNPRICED
+from credits_fast.refusals import Refusal, error_for
+from credits_fast.types import ChargeResult, GrantResult, RefundResult, TierChangeResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from credits_fast.keys import PartitionKeys
+    from credits_fast.pricing import Quote
+
+__all__ = [
+    "AUDIT_ALL",
+    "AUDIT_NONE",
+    "AUDIT_SUCCESS",
+    "COLD",
+    "COLD_CHARGE",
+    "Call",
+    "Operation",
+    "TierChange",
+    "Verdict",
+    "charge_call",
+    "charged",
+    "closed",
+    "from_ms",
+    "grant_call",
+    "granted",
+    "iso",
+    "record",
+    "refund_call",
+    "refunded",
+    "tier_call",
+    "tier_changed",
+    "to_ms",
+]
+
+AUDIT_NONE: Final = b"0"
+AUDIT_SUCCESS: Final = b"1"
+AUDIT_ALL: Final = b"2"
+"""What of an operation the audit log gets: nothing, its success, its success or its refusal."""
+
+COLD: Final = b"cold"
+"""The reply for an account that Redis does not know: it has to be loaded from the ledger."""
+COLD_CHARGE: Final = b"cold_charge"
+"""The reply for a refund whose charge Redis does not know."""
+
+_MILLISECOND: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One item for a script, as it travels.
+
+    Attributes:
+        script: The verb.
+        partition: The partition all its keys belong to.
+        keys: The keys of the item, in the order of the script's header.
+        arguments: The arguments of the item, in the order of the script's header.
+        operation_id: Under which the operation is remembered; the same in every attempt.
+    """
+
+    script: str
+    partition: PartitionKeys
+    keys: tuple[bytes, ...]
+    arguments: tuple[bytes, ...]
+    operation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What every changing operation has in common, checked and encoded.
+
+    Attributes:
+        partition: The user's partition.
+        user: The user's id.
+        action: The caller's action, or the fixed name of a change of tier.
+        key: The idempotency key, b"" where there is none.
+        operation_id: The id of the transaction, if there will be one.
+        fingerprint: What a repeated key must match.
+        ttl_ms: How long the operation is remembered.
+        audited: `AUDIT_NONE`, `AUDIT_SUCCESS` or `AUDIT_ALL`.
+        metadata: The caller's metadata as JSON, b"" where there is none.
+    """
+
+    partition: PartitionKeys
+    user: bytes
+    action: bytes
+    key: bytes
+    operation_id: str
+    fingerprint: bytes
+    ttl_ms: int
+    audited: bytes
+    metadata: bytes
+
+    @property
+    def user_id(self) -> str:
+        """The user's id as text."""
+        return self.user.decode()
+
+    @property
+    def record_key(self) -> bytes:
+        """Where the operation is remembered: under the caller's key, else under its own id."""
+        identity = b"key:" + self.key if self.key else b"id:" + self.operation_id.encode()
+        return self.partition.record(self.user, identity)
+
+    def tail(self, extra: bytes = b"") -> bytes:
+        """The caller's part of a journal item."""
+        return b"\0".join((self.user, self.action, self.key, extra, self.metadata))
+
+    def call(
+        self,
+        script: str,
+        arguments: Sequence[bytes],
+        *,
+        extra: bytes = b"",
+        more_keys: Sequence[bytes] = (),
+    ) -> Call:
+        """The operation as an item for a script."""
+        common = (
+            self.operation_id.encode(),
+            self.fingerprint,
+            b"%d" % self.ttl_ms,
+            self.audited,
+            self.tail(extra),
+        )
+        keys = (self.partition.account(self.user), self.record_key, *more_keys)
+        return Call(script, self.partition, keys, (*common, *arguments), self.operation_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a change of tier is let through from one tier.
+
+    Attributes:
+        tier: The tier it comes from, b"" for none and for any that is not listed.
+        reason: b"" lets it through; else why it is refused.
+        cap: The credits of the tier after the change, in micro-credits.
+    """
+
+    tier: bytes
+    reason: bytes
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierChange:
+    """A change of tier as it travels.
+
+    Attributes:
+        verb: The operation in the audit log: `upgradeTier`, `downgradeTier`, `renewMembership`.
+        target: The new tier, b"" to keep the stored one.
+        judged_by: b"effective" or b"stored".
+        policy: What happens to credits: b"set_to_cap", b"keep" or b"raise_to_cap".
+        expiry: b"keep", b"clear" or milliseconds.
+        verdicts: One for each tier that matters, the one for all others last.
+        extra: b"1" or b"0", whether a downgrade clears the expiry; b"" otherwise.
+    """
+
+    verb: bytes
+    target: bytes
+    judged_by: bytes
+    policy: bytes
+    expiry: bytes
+    verdicts: tuple[Verdict, ...]
+    extra: bytes = b""
+
+
+# --- calls ---------------------------------------------------------------------------------------
+
+
+def charge_call(operation: Operation, quote: Quote) -> Call:
+    """A charge: the price for every tier, and the script picks."""
+    arguments = [b"%d" % len(quote.options)]
+    for option in quote.options:
+        arguments += option[:4]
+    return operation.call("charge", arguments, extra=quote.variables)
+
+
+def grant_call(operation: Operation, micros: int) -> Call:
+    """A grant of so many micro-credits."""
+    return operation.call("grant", (b"%d" % micros,))
+
+
+def refund_call(operation: Operation, micros: int, related: bytes, *, bounded: bool) -> Call:
+    """A refund of so many micro-credits, of a charge where `related` names one."""
+    return operation.call(
+        "refund",
+        (b"%d" % micros, related, b"1" if bounded else b"0"),
+        extra=related,
+        more_keys=(operation.partition.refunded(related),),
+    )
+
+
+def tier_call(operation: Operation, change: TierChange) -> Call:
+    """A change, or a renewal, of a membership."""
+    arguments = [
+        change.verb,
+        change.target,
+        change.target,
+        change.judged_by,
+        change.policy,
+        change.expiry,
+        b"%d" % len(change.verdicts),
+    ]
+    for verdict in change.verdicts:
+        arguments += (verdict.tier, verdict.reason, b"%d" % verdict.cap)
+    return operation.call("set_tier", arguments, extra=change.extra)
+
+
+# --- replies -------------------------------------------------------------------------------------
+
+
+def charged(reply: bytes, operation: Operation, quote: Quote) -> ChargeResult:
+    """The result of a charge.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    status, *fields = reply.split(b"\0")
+    if status == b"unpriced":
+        raise _price_error(quote, fields)
+    transaction_id, replayed, (cost, after) = _outcome(status, fields, operation)
+    taken, left = int(cost), int(after)
+    return ChargeResult(
+        transaction_id,
+        to_credits(taken),
+        to_credits(left + taken),
+        to_credits(left),
+        replayed,
+    )
+
+
+def granted(reply: bytes, operation: Operation, micros: int) -> GrantResult:
+    """The result of a grant.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    return GrantResult(*_added(reply, operation, micros, b""))
+
+
+def refunded(reply: bytes, operation: Operation, micros: int, related: bytes) -> RefundResult:
+    """The result of a refund.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    return RefundResult(*_added(reply, operation, micros, related))
+
+
+def tier_changed(reply: bytes, operation: Operation, change: TierChange) -> TierChangeResult:
+    """The result of a change of tier.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    status, *fields = reply.split(b"\0")
+    transaction_id, replayed, (old, new, before, after, expires) = _outcome(
+        status,
+        fields,
+        operation,
+        subject=change.target,
+    )
+    return TierChangeResult(
+        transaction_id,
+        old.decode() or None,
+        new.decode(),
+        to_credits(int(before)),
+        to_credits(int(after)),
+        to_credits(int(after) - int(before)),
+        from_ms(int(expires)) if expires else None,
+        replayed,
+    )
+
+
+def closed(status: bytes, fields: Sequence[bytes], partition: int) -> CreditsError | None:
+    """The error of a partition that is not open, None where the status says something else."""
+    if status == b"fenced":
+        return PartitionFencedError(partition, "the server has changed since it was opened")
+    if status == b"unopened":
+        return PartitionFencedError(partition, "Redis does not know it")
+    if status == b"incompatible":
+        return IncompatibleFormatError(
+            f"partition {partition}",
+            found=fields[0].decode(errors="replace"),
+            expected=FORMAT,
+            written_by=fields[1].decode(errors="replace"),
+        )
+    return None
+
+
+def to_ms(moment: datetime) -> int:
+    """Milliseconds since 1970."""
+    return round(moment.timestamp() * _MILLISECOND)
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """The moment so many milliseconds after 1970, in UTC; exact."""
+    seconds, rest = divmod(milliseconds, _MILLISECOND)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1_000)
+
+
+def iso(moment: datetime) -> str:
+    """The moment as metadata shows it: ISO 8601 in UTC with milliseconds, as the reference does."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def record(operation: Operation, now: datetime) -> bytes:
+    """What Redis remembers of an operation without a result of its own."""
+    expires = b"%d" % (to_ms(now) + operation.ttl_ms)
+    return b"\0".join((operation.fingerprint, operation.operation_id.encode(), expires, b""))
+
+
+def _added(
+    reply: bytes,
+    operation: Operation,
+    micros: int,
+    related: bytes,
+) -> tuple[str, Decimal, Decimal, Decimal, bool]:
+    status, *fields = reply.split(b"\0")
+    transaction_id, replayed, (amount, after) = _outcome(
+        status,
+        fields,
+        operation,
+        subject=b"%d" % micros,
+        related=related,
+    )
+    added, now = int(amount), int(after)
+    return transaction_id, to_credits(added), to_credits(now - added), to_credits(now), replayed
+
+
+def _outcome(
+    status: bytes,
+    fields: list[bytes],
+    operation: Operation,
+    *,
+    subject: bytes = b"",
+    related: bytes = b"",
+) -> tuple[str, bool, list[bytes]]:
+    """The transaction id, whether it is a replay, and the rest; or the refusal, raised."""
+    if status == b"ok":
+        return operation.operation_id, False, fields
+    if status == b"replayed":
+        return fields[0].decode(), True, fields[1:]
+    error = closed(status, fields, operation.partition.number)
+    if error is not None:
+        raise error
+    one, two, three = (field.decode() for field in fields)
+    raise error_for(
+        Refusal(
+            code=status.decode(),
+            user_id=operation.user_id,
+            key=operation.key.decode(),
+            subject=subject.decode(),
+            related=related.decode(),
+            details=(one, two, three),
+        ),
+    )
+
+
+def _price_error(quote: Quote, fields: list[bytes]) -> CreditsError:
+    """The very error the quote carries, so that the caller gets all its attributes."""
+    for option in quote.options:
+        if option.cost == UNPRICED and [option.raw_cost, option.formula] == fields[:2]:
+            return copy(option.error)  # type: ignore[return-value]  # an unpriced option has one
+    raise AssertionError("unreachable: the script answers with an option of the quote")

@@ -1,0 +1,96 @@
+-- charge: take credits from accounts of one partition, each item at most once.
+--
+-- KEYS[1]   meta
+-- KEYS[2]   journal
+-- KEYS[3…]  account, record                                    for each item
+--
+-- ARGV[1]   now_us     microseconds, '' for the server's own time
+-- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
+-- ARGV[3…]  transaction_id, fingerprint, ttl_ms, audited, tail, options    for each item
+--           then tier, cost, raw_cost, formula                 for each of its options
+--
+-- The option of the account's tier holds, else the last one. Its cost is in micro-credits; '-' says
+-- that the tier may not act, with the required one in raw_cost; '!' that there is no price, with the
+-- error's code and facts in raw_cost and formula.
+--
+-- refuses, in this order:
+--   idempotency_key_conflict   transaction_id
+--   cold
+--   membership_required        required tier, stored tier, whether it has expired
+--   unpriced                   code, facts
+--   insufficient_credits       required, available
+--
+-- replies, one per item:
+--   ok         cost, balance_after
+--   replayed   transaction_id, cost, balance_after
+--   a refusal  code and three details
+
+--- @include "integer"
+--- @include "clock"
+--- @include "gate"
+--- @include "account"
+--- @include "replay"
+--- @include "journal"
+--- @include "refusal"
+--- @include "batch"
+
+local meta, journal = KEYS[1], KEYS[2]
+local now_us, grace_ms = clock(ARGV[1]), ARGV[2]
+local now_ms = math.floor(integer(now_us) / 1000)
+
+-- The index in ARGV of the option that holds for a tier.
+local function option_of(tier, options)
+  local at = argument_at
+  argument_at = at + 4 * options
+  local last = argument_at - 4
+  while at < last and ARGV[at] ~= tier do
+    at = at + 4
+  end
+  return at
+end
+
+local function charge()
+  local account_key, record_key = next_keys(2)
+  local transaction_id, fingerprint, ttl_ms, audited, tail, options = next_arguments(6)
+  local account = account_of(account_key)
+  local expired = account and has_expired(account, now_ms)
+  local at = option_of(account and not expired and account.tier or '', integer(options))
+  local cost, raw_cost, formula = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+
+  local function refuse(...)
+    return refusal('charge', audited, '', tail, ...)
+  end
+
+  local replay, used_by = replay_of(record_key, fingerprint, now_ms)
+  if used_by then
+    return refuse('idempotency_key_conflict', used_by)
+  end
+  if replay then
+    return replay
+  end
+  if not account then
+    return 'cold'
+  end
+  if cost == '-' then
+    return refuse('membership_required', raw_cost, account.tier, expired and '1' or '')
+  end
+  if cost == '!' then
+    return refuse('unpriced', raw_cost, formula)
+  end
+  local available = account.balance - account.reserved
+  if available < integer(cost) then
+    return refuse('insufficient_credits', cost, text(available))
+  end
+
+  post(account_key, 0 - integer(cost))
+  journalled(
+    'charge', transaction_id, text(account.sequence), text(0 - integer(cost)),
+    text(account.balance), fingerprint, ttl_ms, audited, raw_cost, formula, tail
+  )
+  local result = cost .. '\0' .. text(account.balance)
+  remember(record_key, fingerprint, transaction_id, ttl_ms, now_ms, result)
+  return 'ok\0' .. result
+end
+
+local call = { meta = meta, journal = journal, now_us = now_us, grace_ms = grace_ms }
+return batch(call, 2, charge)

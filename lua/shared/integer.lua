@@ -1,0 +1,17 @@
+-- integer: whole numbers as text. Lua's numbers are doubles: exact up to 2^53, and written by
+-- `..` or tostring with 14 digits only, so every number that leaves a script goes through `text`.
+
+local LIMIT = 9e15
+
+-- The number; anything else is our own mistake and ends the script before its first write.
+local function integer(digits)
+  local number = string.find(digits, '^-?%d+$') and tonumber(digits)
+  if number and number >= -LIMIT and number <= LIMIT then
+    return number
+  end
+  error('MALFORMED not a whole number within the limits: ' .. string.sub(digits, 1, 32))
+end
+
+local function text(number)
+  return string.format('%.0f', number)
+end

@@ -1,0 +1,1 @@
+"""The worker: it carries the journal into the ledger, exactly once."""

@@ -1,0 +1,163 @@
+"""Who carries which partition: leases in the ledger, by the database's clock.
+
+A lease is for liveness only: it makes two workers unlikely to carry the same partition. Safety is the
+fence: every claim raises it, and every commit compares it, so that a worker that slept through the
+end of its lease writes nothing. Alive workers share the partitions evenly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, func, insert, or_, select, update
+
+from credits_fast.database import database_now_ms, reading, writing
+from credits_fast.sync.tables import sync_partitions, sync_workers
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+__all__ = ["Claim", "Leases"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Claim:
+    """A partition that is ours, and how far it is recorded.
+
+    Attributes:
+        partition: The partition.
+        fence: What every commit of ours compares.
+        last_id: The last recorded entry.
+        last_stamp: Its digest.
+    """
+
+    partition: int
+    fence: int
+    last_id: str
+    last_stamp: str
+
+
+class Leases:
+    """The leases of one worker.
+
+    Args:
+        database: The ledger.
+        worker: The worker's id, its own for each start.
+        lease_ms: How long a lease lasts without being renewed.
+    """
+
+    def __init__(self, database: AsyncEngine, worker: str, lease_ms: int) -> None:
+        self._database = database
+        self._worker = worker
+        self._lease_ms = lease_ms
+
+    async def balance(self, held: Iterable[int]) -> tuple[set[int], list[Claim]]:
+        """Which partitions are still ours, and which have become ours.
+
+        Renews what is held, gives up what is more than a fair share, claims what is free.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        columns = sync_partitions.c
+        async with writing(self._database) as connection:
+            await self._beat(connection)
+            share = await self._share(connection)
+            kept = sorted(held)[:share]
+            surplus = set(held) - set(kept)
+            if surplus:
+                await self._release(connection, surplus)
+            ours = columns.owner == self._worker
+            await connection.execute(
+                update(sync_partitions)
+                .where(ours, columns.partition.in_(kept))
+                .values(lease_until_ms=database_now_ms() + self._lease_ms),
+            )
+            query = select(columns.partition).where(ours, columns.partition.in_(kept))
+            still = {*await connection.scalars(query)}
+            claims = await self._claim(connection, share - len(still))
+        for claim in claims:
+            _log.info("worker %s carries partition %d", self._worker, claim.partition)
+        return still, claims
+
+    async def release(self, held: Iterable[int]) -> None:
+        """Give up everything, so that another worker need not wait for the leases to end.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        async with writing(self._database) as connection:
+            await self._release(connection, held)
+            await connection.execute(delete(sync_workers).where(sync_workers.c.id == self._worker))
+
+    async def owners(self) -> dict[int, str | None]:
+        """Who holds which partition, for people."""
+        columns = sync_partitions.c
+        query = select(columns.partition, columns.owner)
+        async with reading(self._database) as connection:
+            return {row.partition: row.owner for row in await connection.execute(query)}
+
+    async def _beat(self, connection: AsyncConnection) -> None:
+        alive_until = database_now_ms() + self._lease_ms
+        columns = sync_workers.c
+        beaten = await connection.execute(
+            update(sync_workers)
+            .where(columns.id == self._worker)
+            .values(alive_until_ms=alive_until),
+        )
+        if not beaten.rowcount:
+            values = {"id": self._worker, "alive_until_ms": alive_until}
+            await connection.execute(insert(sync_workers).values(values))
+            await connection.execute(
+                delete(sync_workers).where(columns.alive_until_ms < database_now_ms())
+            )
+
+    async def _share(self, connection: AsyncConnection) -> int:
+        """Partitions a worker may hold: their number over the workers alive, rounded up."""
+        alive = select(func.count()).where(sync_workers.c.alive_until_ms >= database_now_ms())
+        workers = int((await connection.scalar(alive)) or 1)
+        number = int(
+            await connection.scalar(select(func.count()).select_from(sync_partitions)) or 0
+        )
+        return -(-number // workers)
+
+    async def _claim(self, connection: AsyncConnection, count: int) -> list[Claim]:
+        if count <= 0:
+            return []
+        columns = sync_partitions.c
+        free = or_(columns.owner.is_(None), columns.lease_until_ms < database_now_ms())
+        query = (
+            select(columns.partition, columns.fence, columns.last_id, columns.last_stamp)
+            .where(free)
+            .order_by(columns.partition)
+            .limit(count)
+            .with_for_update(skip_locked=True)
+        )
+        claims = [
+            Claim(row.partition, row.fence + 1, row.last_id, row.last_stamp)
+            for row in await connection.execute(query)
+        ]
+        for claim in claims:
+            await connection.execute(
+                update(sync_partitions)
+                .where(columns.partition == claim.partition)
+                .values(
+                    owner=self._worker,
+                    fence=claim.fence,
+                    lease_until_ms=database_now_ms() + self._lease_ms,
+                ),
+            )
+        return claims
+
+    async def _release(self, connection: AsyncConnection, partitions: Iterable[int]) -> None:
+        columns = sync_partitions.c
+        await connection.execute(
+            update(sync_partitions)
+            .where(columns.owner == self._worker, columns.partition.in_([*partitions]))
+            .values(owner=None, lease_until_ms=0),
+        )

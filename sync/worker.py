@@ -1,0 +1,285 @@
+"""The worker: it owns partitions, and step by step carries their journals into the ledger.
+
+A step reads what is new in every partition it owns, verifies that it continues what is recorded, and
+writes all of it in one commit; then the journals are trimmed. Killed anywhere in between, it has
+either written and will find so by the position, or has not and will read the same again.
+
+A partition whose journal cannot be carried is set aside with its reason and stays in the log: its
+charges go on, its journal grows, and nothing of it is skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from credits_fast.admission import Admission
+from credits_fast.entries import Entry, MalformedEntryError
+from credits_fast.errors import (
+    IncompatibleFormatError,
+    PartitionFencedError,
+    UnavailableError,
+)
+from credits_fast.ids import operation_id
+from credits_fast.lane import Endpoint, Lane
+from credits_fast.sync.journal import ForkedError, Journal, Look, after
+from credits_fast.sync.lease import Claim, Leases
+from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
+from credits_fast.sync.rows import Batch, ChainBrokenError, batch_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from credits_fast.config import SyncConfig
+    from credits_fast.keys import Partitions
+
+__all__ = ["SyncWorker"]
+
+_log = logging.getLogger(__name__)
+
+_ENTRY_ITEMS_MAX: Final = 128
+"""Items of an entry at most, as the dispatcher batches them: the first guess before any was seen."""
+_BACKOFF_MAX_S: Final = 5.0
+_LEASE_RENEWALS: Final = 3
+_UNCARRIABLE: Final = (
+    ChainBrokenError,
+    ForkedError,
+    IncompatibleFormatError,
+    KeyError,
+    LedgerRefusedError,
+    MalformedEntryError,
+)
+
+
+@dataclass(slots=True)
+class _Owned:
+    """A partition this worker carries."""
+
+    claim: Claim
+    items_per_entry: float = _ENTRY_ITEMS_MAX
+    synced: deque[tuple[float, str]] = field(default_factory=deque[tuple[float, str]])
+    set_aside: str = ""
+
+
+class SyncWorker:
+    """Carries journals into the ledger.
+
+    Args:
+        endpoint: The Redis server.
+        database: The ledger, migrated.
+        partitions: The partitions as configured.
+        config: How to go about it.
+        clock: The time by which idempotency records expire, None for this machine's; for tests.
+
+    Example:
+        >>> worker = SyncWorker(endpoint, database, Partitions("credits", 16), SyncConfig())
+        >>> await worker.step()  # in tests; a program calls `run` instead
+        3
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        database: AsyncEngine,
+        partitions: Partitions,
+        config: SyncConfig,
+        *,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self.id = operation_id()
+        self._endpoint = endpoint
+        self._config = config
+        self._clock = clock or (lambda: datetime.now(UTC))
+        self._partitions = partitions
+        self._lane: Lane | None = None
+        self._journal = Journal(partitions, self._open_lane)
+        self._ledger = Ledger(database)
+        self._leases = Leases(database, self.id, config.lease_ms)
+        self._admission = Admission(partitions, database, self._open_lane)
+        self._owned: dict[int, _Owned] = {}
+        self._renew_at = 0.0
+        self._clean_at = 0.0
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions this worker carries."""
+        return frozenset(self._owned)
+
+    @property
+    def set_aside(self) -> dict[int, str]:
+        """The partitions it cannot carry, each with the reason."""
+        return {number: owned.set_aside for number, owned in self._owned.items() if owned.set_aside}
+
+    async def start(self) -> None:
+        """Register and open the partitions, so that charges can begin.
+
+        Raises:
+            UnavailableError: Redis or the database cannot be reached.
+            MisconfiguredError: The set-up is wrong.
+        """
+        await self._admission.open_all()
+
+    async def step(self) -> int:
+        """How many decisions were carried: one batch of every partition that has something new.
+
+        Raises:
+            UnavailableError: Redis or the database cannot be reached; nothing is lost by it.
+        """
+        await self._keep_leases()
+        batches = await self._read()
+        written = await self._write(batches)
+        await self._trim(written)
+        await self._clean()
+        return sum(batch.items for batch in written)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Carry until told to stop; the step under way is finished. `close` releases the leases.
+
+        While Redis or the database cannot be reached it waits, longer each time up to five seconds.
+        """
+        pause = 0.0
+        while not stop.is_set():
+            try:
+                carried = await self.step()
+            except UnavailableError as error:
+                pause = min(max(2 * pause, 0.05), _BACKOFF_MAX_S)
+                _log.warning("the worker waits %.2f s: %s", pause, error)
+                self._renew_at = 0.0
+            else:
+                pause = 0.0 if carried else self._config.poll_ms / 1_000
+            if pause:
+                await _wait(stop, pause)
+
+    async def drain(self) -> int:
+        """How many decisions were carried until a step found nothing new."""
+        total = 0
+        while carried := await self.step():
+            total += carried
+        return total
+
+    async def close(self) -> None:
+        """Release the leases and end the connection."""
+        try:
+            await self._leases.release(self._owned)
+        except UnavailableError as error:
+            _log.warning("the leases could not be released and end by themselves: %s", error)
+        self._owned.clear()
+        if self._lane is not None:
+            await self._lane.close()
+
+    # --- the parts of a step --------------------------------------------------------------------
+
+    async def _keep_leases(self) -> None:
+        if time.monotonic() < self._renew_at:
+            return
+        still, claims = await self._leases.balance(self._owned)
+        for lost in self._owned.keys() - still:
+            _log.info("partition %d is carried by another worker now", lost)
+        self._owned = {number: self._owned[number] for number in still}
+        for claim in claims:
+            self._owned[claim.partition] = _Owned(claim)
+        self._renew_at = time.monotonic() + self._config.lease_ms / 1_000 / _LEASE_RENEWALS
+
+    async def _read(self) -> list[Batch]:
+        looks = [
+            Look(number, owned.claim.last_id, owned.claim.last_stamp, self._count(owned))
+            for number, owned in sorted(self._owned.items())
+            if not owned.set_aside
+        ]
+        found = await self._journal.read(looks) if looks else []
+        batches: list[Batch] = []
+        for look, raw in zip(looks, found, strict=True):
+            try:
+                entries = after(look, raw)
+                if entries:
+                    self._learn(look.partition, entries)
+                    batches.append(batch_of(look.partition, entries))
+            except _UNCARRIABLE as error:
+                self._set_aside(look.partition, error)
+        return batches
+
+    async def _write(self, batches: Sequence[Batch]) -> list[Batch]:
+        """The batches that were written: all in one commit, or each alone where that fails."""
+        if not batches:
+            return []
+        try:
+            await self._ledger.write([(self._owned[b.partition].claim, b) for b in batches])
+        except (PositionLostError, ChainBrokenError, LedgerRefusedError) as error:
+            if len(batches) > 1:
+                alone = [await self._write([batch]) for batch in batches]
+                return [batch for written in alone for batch in written]
+            self._could_not_write(batches[0], error)
+            return []
+        for batch in batches:
+            owned = self._owned[batch.partition]
+            owned.synced.append((time.monotonic(), batch.last_id))
+            owned.claim.last_id, owned.claim.last_stamp = batch.last_id, batch.last_stamp
+        return [*batches]
+
+    async def _trim(self, written: Sequence[Batch]) -> None:
+        """Drop what the ledger has had for long enough; a closed partition is opened on the way."""
+        for batch in written:
+            keep = self._keep_from(self._owned[batch.partition])
+            if await self._journal.trim(batch, keep):
+                continue
+            try:
+                await self._admission.open(self._partitions[batch.partition])
+            except PartitionFencedError as error:
+                self._set_aside(batch.partition, error)
+
+    async def _clean(self) -> None:
+        if time.monotonic() < self._clean_at or 0 not in self._owned:
+            return
+        await self._ledger.forget_expired(self._clock())
+        self._clean_at = time.monotonic() + self._config.cleanup_ms / 1_000
+
+    # --- details --------------------------------------------------------------------------------
+
+    def _count(self, owned: _Owned) -> int:
+        """Entries to read so that a batch has about as many items as configured."""
+        return max(1, int(self._config.batch_max / owned.items_per_entry))
+
+    def _learn(self, partition: int, entries: Sequence[Entry]) -> None:
+        items = sum(len(entry.items) for entry in entries)
+        self._owned[partition].items_per_entry = max(1.0, items / len(entries))
+
+    def _keep_from(self, owned: _Owned) -> str:
+        """The newest entry that has been recorded for longer than entries are retained."""
+        synced = owned.synced
+        before = time.monotonic() - self._config.retain_ms / 1_000
+        while len(synced) > 1 and (synced[1][0] <= before or len(synced) > self._config.retain_max):
+            synced.popleft()
+        return synced[0][1]
+
+    def _could_not_write(self, batch: Batch, error: Exception) -> None:
+        if isinstance(error, PositionLostError):
+            _log.info("%s", error)
+            del self._owned[batch.partition]
+            self._renew_at = 0.0
+        else:
+            self._set_aside(batch.partition, error)
+
+    def _set_aside(self, partition: int, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        self._owned[partition].set_aside = reason
+        _log.error("partition %d is set aside, its journal waits: %s", partition, reason)
+
+    async def _open_lane(self) -> Lane:
+        if self._lane is None or not self._lane.is_open:
+            if self._lane is not None:
+                await self._lane.close()
+            self._lane = await Lane.open(self._endpoint)
+        return self._lane
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

@@ -1,0 +1,1 @@
+"""The tests: unit, scripts, integration, conformance, model, contracts."""

@@ -1,0 +1,69 @@
+"""What every test may ask for: servers, databases, engines, a settable clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from credits_fast.database import connect
+from credits_fast.lane import Endpoint, Lane
+from tests.servers import Servers
+
+_started: list[Servers] = []
+
+
+def _servers() -> Servers:
+    if not _started:
+        _started.append(Servers.start())
+    return _started[0]
+
+
+def pytest_report_header() -> str:
+    servers = _servers()
+    where = [servers.redis_url, servers.database_url.render_as_string(hide_password=True)]
+    return f"servers: {servers.redis_version} ({where[0]}), {servers.database_version} ({where[1]})"
+
+
+def pytest_unconfigure() -> None:
+    for servers in _started:
+        servers.stop()
+
+
+@pytest.fixture(scope="session")
+def servers() -> Servers:
+    return _servers()
+
+
+@pytest.fixture
+async def redis_endpoint(servers: Servers) -> Endpoint:
+    """The real server, empty."""
+    endpoint = Endpoint.from_url(servers.redis_url)
+    lane = await Lane.open(endpoint)
+    await lane.execute(b"FLUSHALL")
+    await lane.close()
+    return endpoint
+
+
+@pytest.fixture(params=["sqlite", "asyncpg", "psycopg"])
+async def database(
+    request: pytest.FixtureRequest,
+    servers: Servers,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[AsyncEngine]:
+    """An empty, migrated ledger: SQLite, and PostgreSQL through both drivers."""
+    driver: str = request.param
+    if driver == "sqlite":
+        from credits_fast.schema import upgrade
+
+        engine = connect(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/credits.db")
+        await upgrade(engine)
+        yield engine
+        await engine.dispose()
+        return
+    url = await servers.new_database(driver)
+    engine = connect(url.render_as_string(hide_password=False))
+    yield engine
+    await engine.dispose()
+    await servers.drop_database(url)

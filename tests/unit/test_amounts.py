@@ -1,0 +1,89 @@
+"""Amounts: exact outside, whole inside, and nothing else gets in."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from credits_fast import InvalidAmountError
+from credits_fast.amounts import json_number, to_credits, to_micros
+
+
+@pytest.mark.parametrize(
+    ("amount", "micros"),
+    [
+        (0, 0),
+        (1, 1_000_000),
+        ("13.5", 13_500_000),
+        (".5", 500_000),
+        ("1.", 1_000_000),
+        ("1.0000000", 1_000_000),
+        (Decimal("0.000001"), 1),
+        (Decimal("1E+3"), 1_000_000_000),
+        (9_000_000_000, 9_000_000_000_000_000),
+        (Decimal("0E-30"), 0),
+    ],
+)
+def test_an_exact_amount_becomes_whole_micro_credits(amount: Any, micros: int) -> None:
+    assert micros == to_micros(amount)
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [
+        -1,
+        "-0.000001",
+        1.5,
+        0.1,
+        True,
+        None,
+        [],
+        "0.0000001",
+        Decimal("1.0000001"),
+        Decimal(1) / Decimal(3),
+        "nan",
+        "inf",
+        "1e3",
+        "",
+        " 1",
+        "٣",
+        "1_000",
+        "9" * 41,
+        Decimal("NaN"),
+        Decimal("sNaN"),
+        Decimal("Infinity"),
+        Decimal("1E+1000000"),
+        Decimal("1E-1000000"),
+        10**5_000,
+        9_000_000_001,
+        "9000000000.000001",
+    ],
+    ids=lambda amount: type(amount).__name__,
+)
+def test_anything_else_is_refused(amount: Any) -> None:
+    with pytest.raises(InvalidAmountError, match=r"^amount ") as refused:
+        to_micros(amount)
+
+    assert refused.value.argument == "amount"
+
+
+def test_zero_is_refused_where_a_positive_amount_is_due() -> None:
+    with pytest.raises(InvalidAmountError, match="must be positive"):
+        to_micros(0, minimum=1)
+
+
+def test_credits_have_six_places_whatever_the_applications_decimal_context() -> None:
+    import decimal
+
+    with decimal.localcontext(decimal.Context(prec=2)):
+        shown = to_credits(123_456_789_123_456)
+
+    assert "123456789.123456" == str(shown)
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"),
+    [(0, "0"), (-500_000, "-0.5"), (13_460_000, "13.46"), (10_000_000, "10"), (1, "0.000001")],
+)
+def test_a_json_number_is_short_and_exact(micros: int, text: str) -> None:
+    assert text == json_number(micros)
