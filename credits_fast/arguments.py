@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from credits_fast.errors import InvalidArgumentError, InvalidMetadataError, UserNotFoundError
 
 if TYPE_CHECKING:
-    from credits_fast.types import Metadata
+    from credits_fast.types import Metadata, Variables
 
 __all__ = [
     "IDENTIFIER_BYTES_MAX",
     "METADATA_BYTES_MAX",
     "METADATA_DEPTH_MAX",
     "aware",
+    "check_variables",
     "identifier",
     "metadata_json",
     "moment",
@@ -67,6 +68,25 @@ def user_identifier(user_id: str) -> bytes:
     if user_id == "":
         raise UserNotFoundError(user_id)
     return identifier("user_id", user_id)
+
+
+def check_variables(variables: Variables) -> None:
+    """Nothing, where the variables are a mapping of names to whatever; the formula judges values.
+
+    Raises:
+        InvalidArgumentError: They are no mapping, or a name is no text, has NUL or a lone surrogate.
+    """
+    if not isinstance(variables, Mapping):
+        raise InvalidArgumentError("variables", "must be a mapping of names to numbers")
+    for name in variables:
+        if not isinstance(name, str):
+            raise InvalidArgumentError("variables", f"have a name that is no text: {name!r:.40}")
+    try:
+        names = "".join(variables).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError("variables", "have a lone surrogate in a name") from error
+    if b"\0" in names:
+        raise InvalidArgumentError("variables", "have NUL in a name")
 
 
 def metadata_json(metadata: Metadata | None) -> bytes:

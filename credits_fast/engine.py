@@ -353,6 +353,8 @@ class CreditsEngine:
         Example:
             >>> await credits.charge("ada", "chat", variables={"tokens": 1200}, idempotency_key=request_id)
         """
+        if variables is not None:
+            arguments.check_variables(variables)
         named = "" if amount is None else str(to_micros(amount))
         operation = self._operations.new(
             "charge", user_id, action, idempotency_key, metadata, named, canonical(variables)

@@ -130,9 +130,10 @@ class Endpoint:
         connection = self._class(**self._arguments)
         try:
             await connection.connect()
-        except NOT_ALLOWED as error:
-            raise translated(error, self.address) from error
         except (RedisError, OSError) as error:
+            refusal = error if isinstance(error, NOT_ALLOWED) else error.__cause__
+            if isinstance(refusal, NOT_ALLOWED):  # redis-py wraps what the server said
+                raise translated(refusal, self.address) from error
             raise RedisUnavailableError(
                 f"Redis at {self.address} cannot be reached ({error}); "
                 "start the server or correct the Redis URL",

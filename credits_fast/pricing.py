@@ -17,7 +17,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from credits_fast import formula
+from credits_fast import arguments, formula
 from credits_fast.amounts import to_micros
 from credits_fast.config import DEFAULT_PRICE
 from credits_fast.errors import (
@@ -202,6 +202,7 @@ class PriceList:
         return Priced(formula.to_price(price, raw, given), price.text, raw, given)
 
     def _quote(self, name: str, action: _Action, variables: Variables | None) -> Quote:
+        recorded = b"" if action.is_fixed else _variables_json(variables or {})
         if action.required is None:
             everyone_else = self._option(name, None, variables)
             tiers: Iterable[str] = action.tiers
@@ -210,7 +211,6 @@ class PriceList:
             tiers = sorted(action.allowed)
         options = (self._option(name, tier, variables) for tier in tiers)
         differing = [option for option in options if option[1:4] != everyone_else[1:4]]
-        recorded = b"" if action.is_fixed else _variables_json(variables or {})
         return Quote((*differing, everyone_else), recorded)
 
     def _option(self, action: str, tier: str | None, variables: Variables | None) -> Option:
@@ -255,19 +255,13 @@ def _failure_json(error: CreditsError) -> bytes:
 
 def _variables_json(variables: Variables) -> bytes:
     """The variables as a JSON object with exact numbers; what is no number is shown as text."""
-    try:
-        text = ",".join(f"{_json(name)}:{_shown(value)}" for name, value in variables.items())
-        encoded = text.encode()
-    except (TypeError, AttributeError) as error:
-        raise InvalidArgumentError("variables", "must be a mapping of names to numbers") from error
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError("variables", "have a lone surrogate in a name") from error
-    if "\0" in "".join(variables):
-        raise InvalidArgumentError("variables", "have NUL in a name")
+    arguments.check_variables(variables)
+    members = (f"{_json(name)}:{_shown(value)}" for name, value in variables.items())
+    encoded = b"{%b}" % ",".join(members).encode()
     if len(encoded) > _VARIABLES_BYTES_MAX:
         problem = f"have {len(encoded)} bytes as JSON, more than {_VARIABLES_BYTES_MAX}"
         raise InvalidArgumentError("variables", problem)
-    return b"{%b}" % encoded
+    return encoded
 
 
 def _shown(value: object) -> str:

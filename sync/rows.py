@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from credits_fast.amounts import json_number
-from credits_fast.entries import Entry, RefusedItem, TransactionItem
+from credits_fast.entries import Entry, MalformedEntryError, RefusedItem, TransactionItem
 from credits_fast.json_text import JsonText, json_object, merged, quoted
 from credits_fast.refusals import UNPRICED, code_and_message, unpriced_facts
 from credits_fast.wire import from_ms, iso
@@ -154,21 +154,28 @@ def batch_of(partition: int, entries: Iterable[Entry]) -> Batch:
 
     Raises:
         ChainBrokenError: A user's sequence or balance does not chain within them.
-        KeyError: An entry holds a refusal that this version does not know.
+        MalformedEntryError: An entry holds what the scripts of this version cannot have written.
     """
     entries = tuple(entries)
     last = entries[-1]
     items = sum(len(entry.items) for entry in entries)
     batch = Batch(partition, str(last.id), last.stamp, last.fields, len(entries), items)
     for entry in entries:
-        moment = _EPOCH + timedelta(microseconds=entry.time_us)
-        for item in entry.items:
-            metadata = _readable(batch, entry, item, moment)
-            if isinstance(item, RefusedItem):
-                batch.audit.append(_failure(item, metadata, moment))
-            else:
-                _add_transaction(batch, entry, item, metadata, moment)
+        try:
+            _add_entry(batch, entry)
+        except (KeyError, ValueError) as error:
+            raise MalformedEntryError(f"entry {entry.id} cannot be read: {error!r}") from error
     return batch
+
+
+def _add_entry(batch: Batch, entry: Entry) -> None:
+    moment = _EPOCH + timedelta(microseconds=entry.time_us)
+    for item in entry.items:
+        metadata = _readable(batch, entry, item, moment)
+        if isinstance(item, RefusedItem):
+            batch.audit.append(_failure(item, metadata, moment))
+        else:
+            _add_transaction(batch, entry, item, metadata, moment)
 
 
 def _add_transaction(

@@ -51,7 +51,6 @@ _UNCARRIABLE: Final = (
     ChainBrokenError,
     ForkedError,
     IncompatibleFormatError,
-    KeyError,
     LedgerRefusedError,
     MalformedEntryError,
 )

@@ -1,0 +1,105 @@
+"""The scripts alone, on fakeredis and on a real server through one fixture."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from credits_fast.entries import Entry, decode
+from credits_fast.keys import FORMAT, PartitionKeys, Partitions
+from credits_fast.lane import Endpoint, Lane
+from credits_fast.pricing import Option, Quote
+from credits_fast.wire import AUDIT_ALL, Call, Operation
+from tests.servers import Servers
+
+NOW_US = 1_768_478_400_000_000
+"""2026-01-15T12:00:00Z"""
+NOW_MS = NOW_US // 1_000
+
+
+@dataclass
+class Bench:
+    """One open partition, and what is needed to try a script on it."""
+
+    lane: Lane
+    keys: PartitionKeys
+
+    def operation(
+        self,
+        transaction_id: str = "t1",
+        *,
+        user: str = "ada",
+        key: str = "",
+        fingerprint: bytes = b"f",
+        ttl_ms: int = 60_000,
+        audited: bytes = AUDIT_ALL,
+        metadata: bytes = b"",
+    ) -> Operation:
+        return Operation(
+            partition=self.keys,
+            user=user.encode(),
+            action=b"chat",
+            key=key.encode(),
+            operation_id=transaction_id,
+            fingerprint=fingerprint,
+            ttl_ms=ttl_ms,
+            audited=audited,
+            metadata=metadata,
+        )
+
+    async def run(
+        self, *calls: Call, now_us: int | None = NOW_US, grace_ms: int = 1_000
+    ) -> list[str]:
+        """The replies to one script call with these items; NUL is shown as a blank."""
+        keys = [self.keys.meta, self.keys.journal, *(key for call in calls for key in call.keys)]
+        moment = b"" if now_us is None else b"%d" % now_us
+        arguments = [argument for call in calls for argument in call.arguments]
+        replies = await self.lane.run_script(
+            calls[0].script, keys, [moment, b"%d" % grace_ms, *arguments]
+        )
+        return [reply.decode().replace("\0", " ").rstrip() for reply in replies]
+
+    async def account(self, user: str = "ada", **fields: str | int) -> None:
+        """Put an account there: b balance, r reserved, s sequence, t tier, x expiry."""
+        given: dict[str, str | int] = {"b": 0, "s": 0, **fields}
+        words = [str(word).encode() for pair in given.items() for word in pair]
+        await self.lane.execute(b"HSET", self.keys.account(user.encode()), *words)
+
+    async def fields(self, user: str = "ada") -> dict[str, str]:
+        found: list[bytes] = await self.lane.execute(b"HGETALL", self.keys.account(user.encode()))
+        return {
+            name.decode(): value.decode()
+            for name, value in zip(found[::2], found[1::2], strict=True)
+        }
+
+    async def journal(self) -> list[Entry]:
+        entries = await self.lane.execute(b"XRANGE", self.keys.journal, b"-", b"+")
+        return [decode(entry[0], entry[1]) for entry in entries]
+
+    async def meta(self, **fields: str) -> None:
+        words = [word.encode() for pair in fields.items() for word in pair]
+        await self.lane.execute(b"HSET", self.keys.meta, *words)
+
+
+def priced(cost: int) -> Quote:
+    """The same price for everyone."""
+    return Quote((Option(b"", b"%d" % cost),))
+
+
+@pytest.fixture(params=["fakeredis", "real"])
+async def bench(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Bench]:
+    client = FakeAsyncRedis()
+    is_real = request.param == "real"
+    endpoint = Endpoint.from_url(servers.redis_url) if is_real else Endpoint.of(client)
+    lane = await Lane.open(endpoint)
+    await lane.execute(b"FLUSHALL")
+    keys = Partitions("test", 1)[0]
+    opened = await lane.run_script("open", (keys.meta, keys.journal), (b"1", b"1", b"0.1.0", b"1"))
+    assert opened == b"created"
+    assert FORMAT == "1"
+    yield Bench(lane, keys)
+    await lane.close()
+    await client.aclose()

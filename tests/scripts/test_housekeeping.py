@@ -1,0 +1,167 @@
+"""open, load, trim, refuse, remember: what keeps a partition going."""
+
+from __future__ import annotations
+
+import pytest
+
+from credits_fast.entries import RefusedItem
+from credits_fast.wire import charge_call, grant_call
+from tests.scripts.conftest import NOW_US, Bench, priced
+
+
+async def opened(
+    bench: Bench,
+    *,
+    epoch: bytes = b"1",
+    partitions: bytes = b"1",
+    create: bytes = b"0",
+) -> str:
+    keys = (bench.keys.meta, bench.keys.journal)
+    reply = await bench.lane.run_script("open", keys, (epoch, partitions, b"0.1.0", create))
+    return str(reply.decode().replace("\0", " "))
+
+
+async def test_opening_names_the_server_and_changes_nothing_else(bench: Bench) -> None:
+    await bench.meta(run="another-server", generation="7", synced="1-5")
+
+    assert "opened" == await opened(bench)
+    expected = [bench.lane.run.encode(), b"7", b"1-5"]
+    fields = (b"run", b"generation", b"synced")
+    assert expected == await bench.lane.execute(b"HMGET", bench.keys.meta, *fields)
+
+
+@pytest.mark.parametrize(
+    ("meta", "asked", "reply"),
+    [
+        ({"format": "2", "library": "9.9.9"}, {"partitions": b"4"}, "incompatible 2 9.9.9"),
+        ({"partitions": "8"}, {"epoch": b"2"}, "partitions 8"),
+        ({"epoch": "3"}, {}, "epoch 3"),
+    ],
+)
+async def test_opening_is_refused_where_something_does_not_fit(
+    bench: Bench,
+    meta: dict[str, str],
+    asked: dict[str, bytes],
+    reply: str,
+) -> None:
+    await bench.meta(run="another-server", **meta)
+
+    assert reply == await opened(bench, **asked)
+    assert b"another-server" == await bench.lane.execute(b"HGET", bench.keys.meta, b"run")
+
+
+async def test_a_partition_the_ledger_knows_is_never_created_anew(bench: Bench) -> None:
+    await bench.lane.execute(b"DEL", bench.keys.meta)
+
+    assert "missing" == await opened(bench)
+    await bench.lane.execute(b"XADD", bench.keys.journal, b"1-1", b"v", b"1")
+    assert "missing" == await opened(bench, create=b"1")
+
+
+async def load(bench: Bench, *, generation: bytes = b"0", balance: bytes = b"5") -> str:
+    keys = (bench.keys.meta, bench.keys.account(b"ada"))
+    facts = (balance, b"2", b"7", b"pro", b"123")
+    (reply,) = await bench.lane.run_script("load", keys, (generation, *facts))
+    return str(reply.decode())
+
+
+async def test_loading_brings_an_account_once(bench: Bench) -> None:
+    assert "loaded" == await load(bench)
+    assert "present" == await load(bench, balance=b"999")
+    expected = {"b": "5", "r": "2", "s": "7", "t": "pro", "x": "123"}
+    assert expected == await bench.fields()
+
+
+async def test_loading_what_was_read_before_an_eviction_is_refused(bench: Bench) -> None:
+    await bench.meta(generation="1")
+
+    assert "stale" == await load(bench)
+    assert {} == await bench.fields()
+    assert "loaded" == await load(bench, generation=b"1")
+
+
+async def test_loading_into_a_closed_partition_is_refused(bench: Bench) -> None:
+    await bench.meta(run="another-server")
+
+    assert "fenced" == await load(bench)
+    assert {} == await bench.fields()
+
+
+async def trimmed(bench: Bench, synced: str, keep: str, fields: tuple[bytes, ...]) -> str:
+    keys = (bench.keys.meta, bench.keys.journal)
+    words = (synced.encode(), keep.encode(), *fields)
+    reply = await bench.lane.run_script("trim", keys, words)
+    return str(reply.decode().replace("\0", " "))
+
+
+async def test_trimming_drops_what_is_before_keep_and_notes_the_position(bench: Bench) -> None:
+    await bench.account(b=100)
+    for number in range(4):
+        await bench.run(charge_call(bench.operation(f"t{number}"), priced(1)))
+    entries = await bench.journal()
+
+    assert "ok 1" == await trimmed(bench, "1-2", "1-1", entries[2].fields)
+    assert ["1-1", "1-2", "1-3"] == [str(entry.id) for entry in await bench.journal()]
+    assert b"1-2" == await bench.lane.execute(b"HGET", bench.keys.meta, b"synced")
+    assert "ok 1" == await trimmed(bench, "1-2", "1-2", entries[2].fields)
+    assert ["1-2", "1-3"] == [str(entry.id) for entry in await bench.journal()]
+
+
+async def test_nothing_is_trimmed_where_another_history_stands(bench: Bench) -> None:
+    await bench.account(b=100)
+    for number in range(3):
+        await bench.run(charge_call(bench.operation(f"t{number}"), priced(1)))
+    entry = (await bench.journal())[1]
+    other_time = (*entry.fields[:3], b"%d" % (NOW_US + 1), *entry.fields[4:])
+
+    for found in (other_time, entry.fields[:-2], (*entry.fields, b"1", b"x")):
+        assert "forked" == await trimmed(bench, "1-1", "1-1", found)
+    assert "forked" == await trimmed(bench, "1-9", "1-9", entry.fields)
+    assert 3 == len(await bench.journal())
+
+
+async def test_a_refusal_decided_outside_is_journalled_like_any_other(bench: Bench) -> None:
+    operation = bench.operation(user="nobody")
+    keys = (bench.keys.meta, bench.keys.journal)
+    fields = (b"grant", b"5", operation.tail(), b"user_not_found", b"", b"", b"")
+
+    reply = await bench.lane.run_script("refuse", keys, (b"%d" % NOW_US, *fields, *fields))
+
+    assert b"ok\0002" == reply
+    (entry,) = await bench.journal()
+    assert 2 == len(entry.items)
+    item = entry.items[0]
+    assert isinstance(item, RefusedItem)
+    assert ("grant", "user_not_found", "nobody", "5") == (
+        item.verb,
+        item.refusal.code,
+        item.refusal.user_id,
+        item.refusal.subject,
+    )
+
+
+async def test_remembering_never_overwrites(bench: Bench) -> None:
+    keys = (bench.keys.meta, bench.operation(key="k").record_key)
+
+    assert [b"remembered"] == await bench.lane.run_script("remember", keys, (b"first", b"60000"))
+    assert [b"present"] == await bench.lane.run_script("remember", keys, (b"second", b"60000"))
+    assert b"first" == await bench.lane.execute(b"GET", keys[1])
+
+
+async def test_without_memory_nothing_is_half_done_and_replays_go_on(bench: Bench) -> None:
+    """Only where the server knows memory: the journal entry is the first write, and the one denied."""
+    if bench.lane.run == "hidden":
+        return
+    await bench.account(b=100)
+    done = charge_call(bench.operation("t1", key="k"), priced(1))
+    await bench.run(done)
+    await bench.lane.execute(b"CONFIG", b"SET", b"maxmemory", b"1")
+    try:
+        with pytest.raises(Exception, match="maxmemory"):
+            await bench.run(grant_call(bench.operation("t2", key="k2"), 5))
+
+        assert ["replayed t1 1 99"] == await bench.run(done)
+    finally:
+        await bench.lane.execute(b"CONFIG", b"SET", b"maxmemory", b"0")
+    assert ("99", "1") == ((await bench.fields())["b"], (await bench.fields())["s"])
+    assert 1 == len(await bench.journal())

@@ -1,0 +1,235 @@
+"""Dispatch: who travels together, and that nobody gets a neighbour's reply or fate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from credits_fast import (
+    CreditsError,
+    OutcomeUnknownError,
+    RedisUnavailableError,
+    ScriptFailedError,
+)
+from credits_fast.dispatch import BATCH_MAX, FLIGHTS_MAX, Dispatcher
+from credits_fast.keys import PartitionKeys, Partitions
+from credits_fast.lane import Endpoint
+from credits_fast.pricing import Option, Quote
+from credits_fast.wire import AUDIT_NONE, Call, Operation, charge_call
+
+KEYS = Partitions("test", 2)
+
+
+def charge(number: int, cost: bytes = b"1", partition: PartitionKeys = KEYS[0]) -> Call:
+    operation = Operation(
+        partition=partition,
+        user=b"ada",
+        action=b"chat",
+        key=b"",
+        operation_id=f"t{number}",
+        fingerprint=b"-",
+        ttl_ms=60_000,
+        audited=AUDIT_NONE,
+        metadata=b"",
+    )
+    return charge_call(operation, Quote((Option(b"", cost),)))
+
+
+class CountingLane:
+    """Counts the script calls and the writes of a dispatcher's lane, and can hold replies back."""
+
+    def __init__(self, lane: Any) -> None:
+        self.writes: list[int] = []
+        self.items: list[int] = []
+        self._send = lane.send
+        lane.send = self.send
+
+    async def send(self, requests: Any, replies: Any) -> None:
+        scripts = [request for request in requests if b"EVALSHA" in request[:20]]
+        if scripts:
+            self.writes.append(len(scripts))
+            self.items += [request.count(b"60000") for request in scripts]
+        await self._send(requests, replies)
+
+
+@pytest.fixture
+async def dispatcher() -> AsyncIterator[Dispatcher]:
+    client = FakeAsyncRedis()
+    dispatcher = Dispatcher(Endpoint.of(client))
+    lane: Any = await dispatcher.lane()
+    for number in range(2):
+        keys = (KEYS[number].meta, KEYS[number].journal)
+        await lane.run_script("open", keys, (b"1", b"2", b"0.1.0", b"1"))
+        await client.hset(KEYS[number].account(b"ada"), mapping={"b": 1_000, "s": 0})
+    yield dispatcher
+    await dispatcher.close()
+    await client.aclose()
+
+
+async def test_calls_of_one_turn_leave_in_one_write_with_one_script_a_partition(
+    dispatcher: Dispatcher,
+) -> None:
+    lane = CountingLane(await dispatcher.lane())
+
+    calls = [charge(number, partition=KEYS[number % 2]) for number in range(20)]
+    replies = await asyncio.gather(*(dispatcher.submit(call) for call in calls))
+
+    assert [2] == lane.writes
+    assert [10, 10] == lane.items
+    expected = [b"ok\0001\0%d" % (999 - number // 2) for number in range(20)]
+    assert expected == replies
+
+
+async def test_a_batch_is_bounded_and_so_are_the_flights(dispatcher: Dispatcher) -> None:
+    lane = CountingLane(await dispatcher.lane())
+    number = BATCH_MAX * (FLIGHTS_MAX + 1) + 5
+
+    replies = await asyncio.gather(*(dispatcher.submit(charge(n, b"0")) for n in range(number)))
+
+    assert number == len(replies)
+    assert BATCH_MAX == max(lane.items)
+    assert FLIGHTS_MAX == lane.writes[0]
+    assert [BATCH_MAX, 5] == sorted(lane.items[FLIGHTS_MAX:], reverse=True)
+
+
+async def test_each_caller_gets_its_own_reply(dispatcher: Dispatcher) -> None:
+    calls = [charge(number, b"%d" % number) for number in range(30)]
+
+    replies = await asyncio.gather(*(dispatcher.submit(call) for call in calls))
+
+    assert [b"%d" % number for number in range(30)] == [reply.split(b"\0")[1] for reply in replies]
+
+
+async def test_a_call_cancelled_before_it_was_sent_is_never_sent(dispatcher: Dispatcher) -> None:
+    tasks = [asyncio.ensure_future(dispatcher.submit(charge(number))) for number in range(3)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+
+    first, second, third = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert isinstance(second, asyncio.CancelledError)
+    assert [b"ok\0001\000999", b"ok\0001\000998"] == [first, third]
+
+
+async def test_a_call_cancelled_in_flight_disturbs_nobody(dispatcher: Dispatcher) -> None:
+    lane: Any = await dispatcher.lane()
+    sent = asyncio.Event()
+    original = lane.send
+
+    async def send(requests: Any, replies: Any) -> None:
+        await original(requests, replies)
+        sent.set()
+
+    lane.send = send
+    tasks = [asyncio.ensure_future(dispatcher.submit(charge(n, b"%d" % n))) for n in range(4)]
+    await sent.wait()
+    tasks[2].cancel()
+
+    replies = await asyncio.gather(*tasks, return_exceptions=True)
+    later = await dispatcher.submit(charge(9, b"9"))
+
+    assert isinstance(replies[2], asyncio.CancelledError)
+    costs = [reply.split(b"\0")[1] for reply in replies if isinstance(reply, bytes)]
+    assert [b"0", b"1", b"3"] == costs
+    assert b"ok\0009\000985" == later
+
+
+async def test_a_dropped_script_is_brought_back_and_the_batch_sent_again(
+    dispatcher: Dispatcher,
+) -> None:
+    lane: Any = await dispatcher.lane()
+    await lane.execute(b"SCRIPT", b"FLUSH")
+
+    replies = await asyncio.gather(*(dispatcher.submit(charge(number)) for number in range(3)))
+
+    assert [b"ok\0001\000999", b"ok\0001\000998", b"ok\0001\000997"] == replies
+
+
+async def test_scripts_that_are_dropped_for_ever_end_in_an_error(dispatcher: Dispatcher) -> None:
+    lane: Any = await dispatcher.lane()
+
+    async def load_nothing() -> None:
+        await lane.execute(b"SCRIPT", b"FLUSH")
+
+    lane.load_scripts = load_nothing
+    await lane.execute(b"SCRIPT", b"FLUSH")
+
+    with pytest.raises(RedisUnavailableError, match="again and again"):
+        await dispatcher.submit(charge(1))
+
+
+async def test_a_lost_connection_leaves_the_outcome_unknown_under_each_operations_id(
+    dispatcher: Dispatcher,
+) -> None:
+    lane: Any = await dispatcher.lane()
+    original = lane.send
+
+    async def send_and_lose(requests: Any, replies: Any) -> None:
+        lane._reader.cancel()  # the replies are never read
+        await original(requests, replies)
+        lane.abandon(ConnectionResetError("reset"))
+
+    lane.send = send_and_lose
+    outcomes = await asyncio.gather(
+        *(dispatcher.submit(charge(number)) for number in range(2)),
+        return_exceptions=True,
+    )
+
+    unknown = [one.operation_id for one in outcomes if isinstance(one, OutcomeUnknownError)]
+    assert ["t0", "t1"] == unknown
+    assert [b"replayed\0t0\0001\000999", b"replayed\0t1\0001\000998"] == [
+        await dispatcher.submit(charge(number)) for number in range(2)
+    ]
+
+
+async def test_a_reply_that_never_comes_gives_the_connection_up() -> None:
+    client = FakeAsyncRedis()
+    dispatcher = Dispatcher(Endpoint.of(client), timeout_ms=10)
+    lane: Any = await dispatcher.lane()
+
+    async def swallow(_requests: Any, replies: Any) -> None:
+        lane._waiting.extend(replies)
+
+    lane.send = swallow
+    with pytest.raises(OutcomeUnknownError, match=r"no reply within 0\.01 s"):
+        await dispatcher.submit(charge(1))
+
+    assert not lane.is_open
+    assert await dispatcher.lane() is not lane
+    await dispatcher.close()
+    await client.aclose()
+
+
+async def test_a_script_error_is_final(dispatcher: Dispatcher) -> None:
+    with pytest.raises(ScriptFailedError, match="MALFORMED") as failed:
+        await dispatcher.submit(charge(1, b"nonsense"))
+
+    assert not failed.value.transient
+
+
+async def test_without_a_server_every_caller_is_told() -> None:
+    dispatcher = Dispatcher(Endpoint.from_url("redis://127.0.0.1:1"))
+
+    outcomes = await asyncio.gather(
+        *(dispatcher.submit(charge(number)) for number in range(3)),
+        return_exceptions=True,
+    )
+
+    assert 3 == sum(isinstance(one, RedisUnavailableError) for one in outcomes)
+    assert 3 == len({id(one) for one in outcomes})
+    await dispatcher.close()
+
+
+async def test_after_closing_nothing_is_sent(dispatcher: Dispatcher) -> None:
+    waiting = asyncio.ensure_future(dispatcher.submit(charge(1)))
+    await asyncio.sleep(0)
+    await dispatcher.close()
+
+    with pytest.raises(CreditsError, match="closed"):
+        await waiting
+    with pytest.raises(RedisUnavailableError, match="closed"):
+        await dispatcher.submit(charge(2))

@@ -1,0 +1,170 @@
+"""Lanes: where the server is, who it is, and what its refusals mean."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import (
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+
+from credits_fast import ConfigurationError, RedisUnavailableError, UnsuitableServerError
+from credits_fast.lane import Endpoint, Lane, info_fields, pack
+from credits_fast.preflight import judge
+from credits_fast.scripts import SCRIPTS, compiled
+from credits_fast.server_errors import is_not_executed, translated
+from tests.servers import Servers
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://h:1/2", "h:1"),
+        ("redis://user:secret@h:1", "h:1"),
+        ("valkey://h", "h:6379"),
+        ("unix:///run/s", "unix:/run/s"),
+        ("valkey+unix:///run/s", "unix:/run/s"),
+        ("rediss://h", "h:6379"),
+    ],
+)
+def test_an_address_never_shows_a_password(url: str, address: str) -> None:
+    assert address == Endpoint.from_url(url).address
+
+
+@pytest.mark.parametrize("url", ["", "localhost:6379", "http://h", "redis://h:port"])
+def test_what_is_no_url_is_a_mistake_of_the_configuration(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="redis_url"):
+        Endpoint.from_url(url)
+
+
+async def test_a_server_that_is_not_there_is_one_line_without_a_password() -> None:
+    with pytest.raises(RedisUnavailableError) as refused:
+        await Endpoint.from_url("redis://:secret@127.0.0.1:1").connect()
+
+    assert "127.0.0.1:1" in refused.value.message
+    assert "secret" not in refused.value.message
+    assert "\n" not in refused.value.message
+
+
+async def test_a_wrong_password_is_a_mistake_of_the_set_up(servers: Servers) -> None:
+    url = servers.redis_url.replace("unix://", "unix://nobody:wrong@")
+
+    with pytest.raises(UnsuitableServerError):
+        await Endpoint.from_url(url).connect()
+
+
+async def test_a_client_that_decodes_and_retries_is_not_imitated(servers: Servers) -> None:
+    client = Redis.from_url(servers.redis_url, decode_responses=True, socket_timeout=0.001)
+
+    lane = await Lane.open(Endpoint.of(client))
+
+    assert b"PONG" == await lane.execute(b"PING")
+    assert lane._connection.retry.get_retries() == 0
+    await lane.close()
+    await client.aclose()
+
+
+async def test_a_lane_knows_the_server_process_it_belongs_to(servers: Servers) -> None:
+    lane = await Lane.open(Endpoint.from_url(servers.redis_url))
+    information = info_fields(await lane.execute(b"INFO", b"server"))
+
+    assert information["run_id"] == lane.run
+    assert {*SCRIPTS} == {*lane.scripts}
+    exist = await lane.execute(b"SCRIPT", b"EXISTS", *(one.sha for one in lane.scripts.values()))
+    assert [1] * len(SCRIPTS) == exist
+    await lane.close()
+
+
+def test_scripts_of_two_servers_have_nothing_in_common() -> None:
+    one, other = compiled("a" * 40), compiled("b" * 40)
+
+    assert not {script.sha for script in one.values()} & {script.sha for script in other.values()}
+    assert b"@" not in one["charge"].text.replace(b"@include", b"")
+
+
+@pytest.mark.parametrize("run", ["", "x y", "'); redis.call('FLUSHALL", "a" * 65, "é"])
+def test_only_an_identity_gets_into_the_text_of_a_script(run: str) -> None:
+    with pytest.raises(ValueError, match="identity"):
+        compiled(run)
+
+
+async def test_a_command_the_server_refuses_is_an_error_and_the_lane_goes_on(
+    servers: Servers,
+) -> None:
+    lane = await Lane.open(Endpoint.from_url(servers.redis_url))
+
+    with pytest.raises(RedisUnavailableError, match="unknown command"):
+        await lane.execute(b"NONSENSE")
+    assert b"PONG" == await lane.execute(b"PING")
+    await lane.close()
+    with pytest.raises(RedisUnavailableError, match="lost"):
+        await lane.execute(b"PING")
+
+
+def test_a_request_is_packed_as_the_protocol_says() -> None:
+    assert b"*2\r\n$4\r\nECHO\r\n$3\r\n\0\r\n\r\n" == pack((b"ECHO", b"\0\r\n"))
+
+
+@pytest.mark.parametrize(
+    ("error", "not_executed"),
+    [
+        (OutOfMemoryError("command not allowed"), True),
+        (BusyLoadingError("loading"), True),
+        (ReadOnlyError("replica"), True),
+        (ResponseError("BUSY Redis is busy running a script"), True),
+        (ResponseError("MISCONF errors writing to disk"), True),
+        (ResponseError("NOREPLICAS Not enough good replicas"), True),
+        (ResponseError("WRONGTYPE Operation against a key"), False),
+        (ResponseError("ERR user_script:12: boom"), False),
+    ],
+)
+def test_what_was_certainly_not_executed_is_known(error: Exception, *, not_executed: bool) -> None:
+    assert not_executed == is_not_executed(error)
+
+
+def test_what_the_access_rules_forbid_is_a_mistake_of_the_set_up() -> None:
+    assert isinstance(translated(NoPermissionError("no"), "h:1"), UnsuitableServerError)
+    assert isinstance(translated(ResponseError("no"), "h:1"), RedisUnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("information", "message"),
+    [
+        ({"redis_version": "6.2.14"}, "Redis 6.2.14 at h:1 is too old: 7.0 or later is needed"),
+        ({}, "Redis of unknown version at h:1 is too old"),
+        (
+            {"server_name": "valkey", "valkey_version": "7.1.9", "redis_version": "7.2.4"},
+            "Valkey 7.1.9 at h:1 is too old: 7.2 or later is needed",
+        ),
+        (
+            {"redis_version": "8.2.3", "maxmemory_policy": "allkeys-lru"},
+            "Redis at h:1 has maxmemory-policy allkeys-lru",
+        ),
+        (
+            {"redis_version": "7.0.0", "maxmemory_policy": "volatile-ttl"},
+            "Redis at h:1 has maxmemory-policy volatile-ttl",
+        ),
+    ],
+)
+def test_an_unfit_server_is_refused_and_told_why(information: dict[str, str], message: str) -> None:
+    with pytest.raises(UnsuitableServerError) as refused:
+        judge(information, "h:1")
+
+    assert refused.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "information",
+    [
+        {"redis_version": "7.0.15", "maxmemory_policy": "noeviction"},
+        {"redis_version": "10.0.0"},
+        {"server_name": "valkey", "valkey_version": "9.1.2", "redis_version": "7.2.4"},
+        {"redis_version": "7.2.4", "valkey_version": "8.0.0"},
+    ],
+)
+def test_a_fit_server_is_accepted(information: dict[str, str]) -> None:
+    judge(information, "h:1")

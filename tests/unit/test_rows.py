@@ -1,0 +1,321 @@
+"""Entries become rows: the reference's names, exact numbers, a chain that is checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from credits_fast import IncompatibleFormatError
+from credits_fast.entries import (
+    Entry,
+    EntryId,
+    MalformedEntryError,
+    RefusedItem,
+    TierFacts,
+    TransactionItem,
+    decode,
+)
+from credits_fast.refusals import Refusal
+from credits_fast.sync.rows import Batch, ChainBrokenError, batch_of
+
+MOMENT = datetime(2026, 1, 15, 12, tzinfo=UTC)
+TIME_US = 1_768_478_400_000_000
+
+CHARGE = TransactionItem(
+    index=0,
+    kind="charge",
+    transaction_id="t1",
+    sequence=3,
+    delta=-13_460_000,
+    balance_after=86_540_000,
+    fingerprint="f",
+    ttl_ms=60_000,
+    audited=True,
+    user_id="ada",
+    action="chat",
+    key="k",
+    extra='{"t":3456}',
+    metadata=b'{"r":"1","cost":0}',
+    raw_cost="13.456",
+    formula="{t} * 0.001 + 10",
+)
+
+
+def batch(*items: Any, sequence: int = 0) -> Batch:
+    return batch_of(5, [Entry(EntryId((1, sequence)), TIME_US, items, (b"v", b"1"))])
+
+
+def test_a_charge_becomes_a_transaction_an_audit_row_a_record_and_a_step() -> None:
+    made = batch(CHARGE)
+
+    (row,) = made.transactions
+    assert ("t1", "ada", 3, -13_460_000, 100_000_000, 86_540_000) == (
+        row.id,
+        row.user_id,
+        row.sequence,
+        row.amount,
+        row.balance_before,
+        row.balance_after,
+    )
+    dynamic = '"rawCost":13.456,"finalCost":13.46'
+    assert dynamic in row.metadata
+    assert {"r": "1", "cost": 0} == {
+        name: value for name, value in json.loads(row.metadata).items() if name != "dynamicCost"
+    }
+    (audit,) = made.audit
+    assert {
+        "r": "1",
+        "operation": "chat",
+        "cost": 13.46,
+        "balanceBefore": 100,
+        "balanceAfter": 86.54,
+        "transactionId": "t1",
+    } == json.loads(audit.metadata)
+    record = made.records["ada", "k"]
+    assert MOMENT + timedelta(minutes=1) == record.expires_at
+    step = made.accounts["ada"]
+    assert (3, 100_000_000, 3, 86_540_000) == (
+        step.first_sequence,
+        step.balance_before,
+        step.sequence,
+        step.balance,
+    )
+
+
+def test_a_batch_moves_an_account_from_its_first_balance_to_its_last() -> None:
+    second = replace(
+        CHARGE, index=1, transaction_id="t2", sequence=4, balance_after=73_080_000, key=""
+    )
+
+    step = batch(CHARGE, second).accounts["ada"]
+
+    assert (3, 4, 100_000_000, 73_080_000) == (
+        step.first_sequence,
+        step.sequence,
+        step.balance_before,
+        step.balance,
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"sequence": 5}, {"balance_after": 73_080_001}, {"delta": -1}])
+def test_what_does_not_chain_is_refused(wrong: dict[str, Any]) -> None:
+    second = replace(CHARGE, transaction_id="t2", sequence=4, balance_after=73_080_000)
+
+    with pytest.raises(ChainBrokenError, match="t2"):
+        batch(CHARGE, replace(second, **wrong))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"{",
+        b"[1]",
+        b'"text"',
+        b'{"a":NaN}',
+        b'{"a":-Infinity}',
+        b'{"a":1e999}',
+        b'{"a":"\\u0000"}',
+        b'{"a":"\\\\\\u0000"}',
+        b'{"a":"\\ud800"}',
+        b'{"a":"\xff"}',
+        b"[" * 5_000,
+        b'{"a":"x\0y"}',
+    ],
+    ids=range(12),
+)
+def test_unreadable_metadata_is_set_aside_and_the_amount_booked(metadata: bytes) -> None:
+    made = batch(replace(CHARGE, metadata=metadata, formula=""))
+
+    (letter,) = made.dead_letters
+    assert (metadata, "1-0", "t1") == (letter.raw, letter.entry_id, letter.transaction_id)
+    (row,) = made.transactions
+    assert (-13_460_000, "{}") == (row.amount, row.metadata)
+    assert "cost" in made.audit[0].metadata
+
+
+@pytest.mark.parametrize("metadata", [b'{"a":"\\\\u0000"}', b'{"a":"\\u00e9"}', b'{"e":1E3}'])
+def test_metadata_that_only_looks_unreadable_is_kept(metadata: bytes) -> None:
+    made = batch(replace(CHARGE, metadata=metadata, formula=""))
+
+    assert [] == made.dead_letters
+    assert metadata.decode() == made.transactions[0].metadata
+
+
+def test_a_key_used_twice_in_a_batch_keeps_its_first_record_unless_that_had_expired() -> None:
+    later = replace(CHARGE, transaction_id="t2", sequence=4, balance_after=73_080_000)
+    entries = [
+        Entry(EntryId((1, 0)), TIME_US, (CHARGE,), (b"v", b"1")),
+        Entry(EntryId((1, 1)), TIME_US + 60_000_000, (later,), (b"v", b"1")),
+    ]
+    assert "t1" == batch_of(5, entries).records["ada", "k"].transaction_id
+
+    entries[1] = replace(entries[1], time_us=TIME_US + 60_001_000)
+    assert "t2" == batch_of(5, entries).records["ada", "k"].transaction_id
+
+
+@pytest.mark.parametrize(
+    ("verb", "extra", "expiry", "facts"),
+    [
+        ("upgradeTier", "", "keep", {}),
+        ("upgradeTier", "", "clear", {"membershipExpiresAt": None}),
+        ("upgradeTier", "", "1768478400001", {"membershipExpiresAt": "2026-01-15T12:00:00.001Z"}),
+        ("downgradeTier", "1", "clear", {"clearExpiration": True}),
+        ("downgradeTier", "0", "keep", {"clearExpiration": False}),
+    ],
+)
+def test_a_change_of_tier_tells_what_was_asked_of_the_expiry(
+    verb: str,
+    extra: str,
+    expiry: str,
+    facts: dict[str, Any],
+) -> None:
+    expires_ms = int(expiry) if expiry.isdigit() else None
+    tier = TierFacts(verb, "", "pro", expires_ms, expiry)
+    item = replace(CHARGE, kind="tier", tier=tier, extra=extra, formula="", metadata=b"")
+
+    made = batch(item)
+
+    expected = {
+        "oldTier": None,
+        "newTier": "pro",
+        "oldCredits": 100,
+        "newCredits": 86.54,
+        "creditsDelta": -13.46,
+        **facts,
+    }
+    assert expected == json.loads(made.transactions[0].metadata)
+    assert {**expected, "transactionId": "t1"} == json.loads(made.audit[0].metadata)
+    assert (verb, "pro") == (made.audit[0].action, made.accounts["ada"].tier)
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "details", "subject", "extra", "facts"),
+    [
+        (
+            "charge",
+            "insufficient_credits",
+            ("10000000", "5000000", ""),
+            "",
+            "",
+            {"operation": "act"},
+        ),
+        ("grant", "user_not_found", ("", "", ""), "5000000", "", {"operation": "act", "amount": 5}),
+        ("refund", "cold", ("", "", ""), "1", "", None),
+        ("upgradeTier", "undefined_tier", ("", "", ""), "gold", "", {"targetTier": "gold"}),
+        (
+            "downgradeTier",
+            "invalid_tier_change",
+            ("pro", "not_lower", ""),
+            "max",
+            "1",
+            {"targetTier": "max", "clearExpiration": True},
+        ),
+        (
+            "validateAccess",
+            "membership_required",
+            ("pro", "free", ""),
+            "",
+            "",
+            {"targetAction": "act"},
+        ),
+        ("createUser", "user_already_exists", ("", "", ""), "", "", {}),
+        (
+            "charge",
+            "unpriced",
+            ("MISSING_VARIABLE", '{"error":"no t","formula":"{t}","missingVariable":"t"}', ""),
+            "",
+            '{"u":1}',
+            {"operation": "act", "formula": "{t}", "missingVariable": "t", "variables": {"u": 1}},
+        ),
+    ],
+)
+def test_a_refusal_becomes_a_failed_audit_row_and_nothing_else(
+    verb: str,
+    code: str,
+    details: tuple[str, str, str],
+    subject: str,
+    extra: str,
+    facts: dict[str, Any] | None,
+) -> None:
+    refusal = Refusal(code, "ada", "k", subject, "", details)
+    item = RefusedItem(0, verb, refusal, "act", extra, b'{"error":"mine"}')
+    if facts is None:
+        with pytest.raises(MalformedEntryError):
+            batch(item)
+        return
+
+    made = batch(item)
+
+    (row,) = made.audit
+    assert ("failed", verb, "ada") == (row.status, row.action, row.user_id)
+    assert {**facts, "error": row.error_message} == json.loads(row.metadata)
+    assert (details[0] if code == "unpriced" else code.upper()) == row.error_code
+    assert ([], {}, {}) == (made.transactions, made.accounts, made.records)
+
+
+GOOD = b"charge\0t1\x003\0-5\x0095\0f\x0060000\x002\0\0\0ada\0chat\0k\0\0"
+
+
+def test_an_entry_is_decoded_field_by_field() -> None:
+    entry = decode(b"2-7", [b"v", b"1", b"t", b"123", b"0", GOOD + b'{"a":1}'])
+
+    assert ((2, 7), 123) == (tuple(entry.id), entry.time_us)
+    (item,) = entry.items
+    assert isinstance(item, TransactionItem)
+    assert ("t1", 3, -5, 95, "ada", b'{"a":1}') == (
+        item.transaction_id,
+        item.sequence,
+        item.delta,
+        item.balance_after,
+        item.user_id,
+        item.metadata,
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [b"v", b"1"],
+        [b"t", b"1", b"v", b"1"],
+        [b"v", b"1", b"t", b"soon"],
+        [b"v", b"1", b"t", b"1", b"0"],
+        [b"v", b"1", b"t", b"1", b"0", b"unknown\0x"],
+        [b"v", b"1", b"t", b"1", b"0", GOOD.replace(b"\x003\0", b"\0three\0")],
+        [b"v", b"1", b"t", b"1", b"0", GOOD.replace(b"\0chat", b"", 1)],
+        [b"v", b"1", b"t", b"1", b"0", GOOD.replace(b"ada", b"\xff")],
+    ],
+    ids=range(9),
+)
+def test_what_the_scripts_cannot_have_written_is_never_skipped(fields: list[bytes]) -> None:
+    with pytest.raises(MalformedEntryError):
+        decode(b"1-1", fields)
+
+
+def test_an_entry_in_another_format_is_not_touched() -> None:
+    with pytest.raises(IncompatibleFormatError) as refused:
+        decode(b"1-1", [b"v", b"2", b"t", b"1", b"0", b"?"])
+
+    assert "2" == refused.value.found
+
+
+@pytest.mark.parametrize("text", [b"x", b"1", b"1-", b"-1", b"1-x", b""])
+def test_what_is_no_entry_id_is_refused(text: bytes) -> None:
+    with pytest.raises(MalformedEntryError):
+        decode(text, [b"v", b"1", b"t", b"1"])
+
+
+def test_a_stamp_tells_two_executions_of_one_operation_apart() -> None:
+    fields = [b"v", b"1", b"t", b"123", b"0", GOOD]
+    stamps = {
+        decode(b"1-1", fields).stamp,
+        decode(b"1-2", fields).stamp,
+        decode(b"1-1", [*fields[:3], b"124", *fields[4:]]).stamp,
+        decode(b"1-1", [*fields, b"1", GOOD]).stamp,
+    }
+
+    assert 4 == len(stamps)
