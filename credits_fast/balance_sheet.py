@@ -11,18 +11,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, ColumnElement, and_, func, select
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy import ColumnElement, and_, func, select
 
-from credits_fast.amounts import MICROS_PER_CREDIT, to_credits
+from credits_fast.amounts import to_credits
 from credits_fast.database import reading
 from credits_fast.lane import pack
-from credits_fast.sync.tables import audit_logs, transactions, users
+from credits_fast.sync.tables import audit_logs, micros_of, transactions, users
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-    from sqlalchemy.sql.compiler import SQLCompiler
 
     from credits_fast.keys import Partitions
     from credits_fast.lane import Lane
@@ -68,25 +65,6 @@ class BalanceSheet:
         """Whether no credit came from nowhere or went nowhere."""
         made = self.opening + self.granted + self.refunded - self.charged + self.tier_changes
         return made == self.balances and not self.differing
-
-
-class micros_of(GenericFunction[int]):  # noqa: N801  # an SQL function is written like this
-    """An amount as whole micro-credits, exactly."""
-
-    type = BigInteger()
-    inherit_cache = True
-
-
-@compiles(micros_of, "postgresql")
-def _postgresql_micros(element: micros_of, compiler: SQLCompiler, **options: Any) -> str:
-    amount = compiler.process(element.clauses, **options)
-    return f"CAST({amount} * {MICROS_PER_CREDIT} AS BIGINT)"
-
-
-@compiles(micros_of, "sqlite")
-def _sqlite_micros(element: micros_of, compiler: SQLCompiler, **options: Any) -> str:
-    amount = compiler.process(element.clauses, **options)
-    return f"CAST(REPLACE({amount}, '.', '') AS INTEGER)"  # text with six places each
 
 
 async def balance_sheet(database: AsyncEngine) -> BalanceSheet:

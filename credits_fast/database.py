@@ -96,9 +96,10 @@ def _translating(database: AsyncEngine) -> Generator[None, None, None]:
         raise  # about what was asked, not about the database
     except (DBAPIError, PoolTimeoutError, OSError) as error:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        what = " ".join(str(cause).split())
         raise DatabaseUnavailableError(
-            f"the database {address(database)} cannot be used now "
-            f"({type(cause).__name__}: {str(cause).strip()})",
+            f"the database {address(database)} cannot be used now ({type(cause).__name__}: {what}); "
+            "start the server or correct the database URL",
         ) from error
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 from credits_fast import arguments, logs, membership, tier_changes, wire
 from credits_fast.accounts import Accounts
 from credits_fast.amounts import to_credits, to_micros
+from credits_fast.charges import known_charge
 from credits_fast.config import CreditsConfig, load_config
 from credits_fast.courier import Courier
 from credits_fast.dispatch import GRACE_MS, Dispatcher
@@ -201,23 +202,26 @@ class CreditsEngine:
         from credits_fast.admission import Admission  # noqa: PLC0415
         from credits_fast.records import Records  # noqa: PLC0415
 
-        lane = self._dispatcher.lane
-        try:
+        lane, retry = self._dispatcher.lane, self.config.retry
+        self._records = Records(self._database)
+        self._admission = Admission(self.partitions, self._database, lane)
+        self._accounts = Accounts(self._records, lane)
+        self._courier = Courier(self._dispatcher, self._admission, self._accounts, retry)
+
+        async def opened() -> None:
             await check_server(await lane())
             await schema.check(self._database)
-            self._records = Records(self._database)
-            self._admission = Admission(self.partitions, self._database, lane)
             await self._admission.open_all()
+
+        try:
+            await repeat(opened, retry)
         except BaseException:
             await self.close()
             raise
-        self._accounts = Accounts(self._records, lane)
-        retry = self.config.retry
-        self._courier = Courier(self._dispatcher, self._admission, self._accounts, retry)
 
     async def close(self) -> None:
         """End connections and whatever is under way. Nothing acknowledged is lost."""
-        if hasattr(self, "_accounts"):
+        if hasattr(self, "_accounts"):  # it was started
             await self._accounts.close()
         await self._dispatcher.close()
         if self._owns_database:
@@ -746,19 +750,21 @@ class CreditsEngine:
         return result
 
     async def _load_charge(self, operation: Operation, micros: int, related: bytes) -> None:
-        """Bring what the ledger knows of a charge into Redis; the journal may hold more than it."""
-        await self.wait_recorded()
-        transaction_id = related.decode()
+        """Bring what is known of a charge into Redis, so that its refunds can be bounded there."""
+        lane = await self._dispatcher.lane()
         charge = await repeat(
-            lambda: self._records.charge(operation.user_id, transaction_id),
+            lambda: known_charge(self._records, lane, operation, related.decode()),
             self.config.retry,
         )
         if charge is None:
             await self._courier.note_refusal(
-                operation, "refund", "transaction_not_found", subject=str(micros), extra=related
+                operation,
+                "refund",
+                "transaction_not_found",
+                subject=str(micros),
+                extra=related,
             )
-            raise TransactionNotFoundError(operation.user_id, transaction_id)
-        lane = await self._dispatcher.lane()
+            raise TransactionNotFoundError(operation.user_id, related.decode())
         keys = (operation.partition.meta, operation.partition.refunded(related))
         facts = (b"%d" % charge.charged, b"%d" % charge.refunded, b"%d" % _REFUNDED_TTL_MS)
         await lane.run_script("load_charge", keys, facts)

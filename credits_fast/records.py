@@ -6,14 +6,21 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, insert, select
+from sqlalchemy import and_, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from credits_fast.amounts import to_credits, to_micros
 from credits_fast.database import reading, writing
 from credits_fast.errors import InvalidArgumentError
 from credits_fast.json_text import JsonText, merged
-from credits_fast.sync.tables import audit_logs, idempotency_records, transactions, users
+from credits_fast.sync.tables import (
+    audit_logs,
+    idempotency_records,
+    micros_of,
+    sync_partitions,
+    transactions,
+    users,
+)
 from credits_fast.types import AuditEntry, HistoryPage, Transaction
 
 if TYPE_CHECKING:
@@ -49,10 +56,17 @@ class AccountRow:
 
 @dataclass(frozen=True, slots=True)
 class ChargeRow:
-    """What the ledger knows of a charge, in micro-credits."""
+    """What the ledger knows of a charge, in micro-credits, and as of which journal entry.
 
-    charged: int
+    Attributes:
+        charged: What it took, None where the ledger does not know it.
+        refunded: The sum of the refunds that name it.
+        last_id: The last entry of the partition's journal that the ledger holds.
+    """
+
+    charged: int | None
     refunded: int
+    last_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +127,30 @@ class Records:
             row.membership_expires_at,
         )
 
-    async def charge(self, user_id: str, transaction_id: str) -> ChargeRow | None:
-        """A charge and the sum of its refunds, None where the user has no such charge.
+    async def charge(self, user_id: str, transaction_id: str, partition: int) -> ChargeRow:
+        """A charge and its refunds, as one snapshot with the partition's position.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
-        charged = await self._one(
-            select(transactions.c.amount).where(
-                transactions.c.id == transaction_id,
-                transactions.c.user_id == user_id,
-                transactions.c.kind == "charge",
-            ),
+        amount = micros_of(transactions.c.amount)
+        charged = select(amount).where(
+            transactions.c.id == transaction_id,
+            transactions.c.user_id == user_id,
+            transactions.c.kind == "charge",
         )
-        if charged is None:
-            return None
+        refunded = select(func.coalesce(func.sum(amount), 0)).where(
+            transactions.c.related_id == transaction_id,
+        )
+        query = select(
+            charged.scalar_subquery().label("charged"),
+            refunded.scalar_subquery().label("refunded"),
+            sync_partitions.c.last_id,
+        ).where(sync_partitions.c.partition == partition)
         async with reading(self._database) as connection:
-            given = await connection.scalars(
-                select(transactions.c.amount).where(transactions.c.related_id == transaction_id),
-            )
-            return ChargeRow(-_micros(charged.amount), sum(map(_micros, given)))
+            row = (await connection.execute(query)).one()
+        taken = None if row.charged is None else -int(row.charged)
+        return ChargeRow(taken, int(row.refunded), row.last_id)
 
     async def create_user(self, user: NewUser) -> bool:
         """Whether the user was created: False where the id is taken. One commit, or nothing.

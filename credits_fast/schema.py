@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import String, inspect, select, table
 from sqlalchemy.sql import column
 
+from credits_fast.database import address, reading, writing
 from credits_fast.errors import SchemaMismatchError
 
 if TYPE_CHECKING:
@@ -32,8 +33,13 @@ _APPLICATION_TABLE: Final = "alembic_version"
 
 
 async def upgrade(database: AsyncEngine) -> str:
-    """Apply what is missing, in one transaction where the database can; the revision it is at now."""
-    async with database.begin() as connection:
+    """Apply what is missing, in one transaction where the database can; the revision it is at now.
+
+    Raises:
+        SchemaMismatchError: The application's own Alembic keeps the schema, and is behind.
+        DatabaseUnavailableError: It cannot be reached.
+    """
+    async with writing(database) as connection:
         await connection.run_sync(_upgrade)
     return head()
 
@@ -43,16 +49,16 @@ async def check(database: AsyncEngine) -> None:
 
     Raises:
         SchemaMismatchError: It is not.
+        DatabaseUnavailableError: It cannot be reached.
     """
-    async with database.connect() as connection:
+    async with reading(database) as connection:
         revisions = await connection.run_sync(_revisions)
     if head() in revisions:
         return
     ours = sorted(revision for revision in revisions if revision.startswith(_PREFIX))
     found = f"is at {', '.join(ours)}" if ours else "has no credits-fast schema"
-    where = database.url.render_as_string(hide_password=True)
     raise SchemaMismatchError(
-        f"the database {where} {found}, {head()} is needed; run: credits-fast migrate",
+        f"the database {address(database)} {found}, {head()} is needed; run: credits-fast migrate",
     )
 
 

@@ -15,16 +15,23 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Table, insert
 
 from credits_fast.amounts import MICROS_PER_CREDIT, PLACES, to_credits
+from credits_fast.errors import DatabaseUnavailableError
 from credits_fast.json_text import JsonText
 from credits_fast.sync.tables import Credits, Json
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["decimal_text", "insert_rows"]
+__all__ = ["RowsRefusedError", "decimal_text", "insert_rows"]
 
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NULL: Final = "\\N"
+_ABOUT_THE_ROWS: Final = ("22", "23")
+"""Classes of PostgreSQL's error codes: data exception, integrity constraint violation."""
+
+
+class RowsRefusedError(Exception):
+    """The database refuses a row: it breaks a constraint, or a value is none of its type."""
 
 
 async def insert_rows(
@@ -40,6 +47,10 @@ async def insert_rows(
         table: The table.
         columns: The columns the rows have, in their order.
         rows: Amounts as integers of micro-credits, JSON as text, moments aware.
+
+    Raises:
+        RowsRefusedError: COPY refused a row; an ordinary insert raises SQLAlchemy's own errors.
+        DatabaseUnavailableError: COPY could not be finished.
     """
     if not rows:
         return
@@ -85,20 +96,47 @@ async def _copy(
     payload = ("\n".join(lines) + "\n").encode()
     raw = await connection.get_raw_connection()
     driver: Any = raw.driver_connection
-    if connection.dialect.driver == "asyncpg":
-        await driver.copy_to_table(
-            table.name,
-            source=io.BytesIO(payload),
-            columns=list(columns),
-            format="text",
-        )
-        return
+    try:
+        if connection.dialect.driver == "asyncpg":
+            await _copy_with_asyncpg(driver, table, columns, payload)
+        else:
+            await _copy_with_psycopg(driver, table, columns, payload)
+    except Exception as error:  # the driver's own, which SQLAlchemy does not see
+        raise _translated(error) from error
+
+
+async def _copy_with_asyncpg(
+    driver: Any,
+    table: Table,
+    columns: Sequence[str],
+    payload: bytes,
+) -> None:
+    source = io.BytesIO(payload)
+    await driver.copy_to_table(table.name, source=source, columns=[*columns], format="text")
+
+
+async def _copy_with_psycopg(
+    driver: Any,
+    table: Table,
+    columns: Sequence[str],
+    payload: bytes,
+) -> None:
     names = ", ".join(f'"{name}"' for name in columns)
     async with (
         driver.cursor() as cursor,
         cursor.copy(f'COPY "{table.name}" ({names}) FROM STDIN') as copy,
     ):
         await copy.write(payload)
+
+
+def _translated(error: Exception) -> Exception:
+    """Our error for a driver's; both drivers carry PostgreSQL's error code."""
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        return DatabaseUnavailableError(f"COPY failed: {error}")
+    if state[:2] in _ABOUT_THE_ROWS:
+        return RowsRefusedError(str(error))
+    return DatabaseUnavailableError(f"COPY failed with {state}: {error}")
 
 
 def _text(value: object) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from credits_fast.amounts import to_credits
 from credits_fast.database import writing
 from credits_fast.json_text import JsonText
-from credits_fast.sync.bulk import decimal_text, insert_rows
+from credits_fast.sync.bulk import RowsRefusedError, decimal_text, insert_rows
 from credits_fast.sync.rows import ChainBrokenError, IdempotencyRow
 from credits_fast.sync.tables import (
     audit_logs,
@@ -119,6 +119,8 @@ class Ledger:
                 await self._update_users(connection, batches)
                 await self._insert(connection, batches)
                 await self._remember(connection, batches)
+        except RowsRefusedError as error:
+            raise LedgerRefusedError(str(error)) from error
         except (IntegrityError, DataError) as error:
             raise LedgerRefusedError(str(error.orig).strip()) from error
 

@@ -42,11 +42,14 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
 
-from credits_fast.amounts import PLACES, to_credits
+from credits_fast.amounts import MICROS_PER_CREDIT, PLACES, to_credits
 from credits_fast.json_text import JsonText
 
 if TYPE_CHECKING:
+    from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.types import TypeEngine
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "dead_letters",
     "idempotency_records",
     "metadata",
+    "micros_of",
     "sync_partitions",
     "sync_workers",
     "transactions",
@@ -135,6 +139,25 @@ class Json(TypeDecorator[Any]):
             return encode(value) if encode else value
 
         return process
+
+
+class micros_of(GenericFunction[int]):  # noqa: N801  # an SQL function is written like this
+    """An amount as whole micro-credits, exactly."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(micros_of, "postgresql")
+def _postgresql_micros(element: micros_of, compiler: SQLCompiler, **options: Any) -> str:
+    amount = compiler.process(element.clauses, **options)
+    return f"CAST({amount} * {MICROS_PER_CREDIT} AS BIGINT)"
+
+
+@compiles(micros_of, "sqlite")
+def _sqlite_micros(element: micros_of, compiler: SQLCompiler, **options: Any) -> str:
+    amount = compiler.process(element.clauses, **options)
+    return f"CAST(REPLACE({amount}, '.', '') AS INTEGER)"  # text with six places each
 
 
 metadata = MetaData(

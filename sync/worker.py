@@ -27,6 +27,7 @@ from credits_fast.errors import (
     UnavailableError,
 )
 from credits_fast.ids import operation_id
+from credits_fast.keys import FORMAT
 from credits_fast.lane import Endpoint, Lane
 from credits_fast.sync.journal import ForkedError, Journal, Look, after
 from credits_fast.sync.lease import Claim, Leases
@@ -50,7 +51,6 @@ _LEASE_RENEWALS: Final = 3
 _UNCARRIABLE: Final = (
     ChainBrokenError,
     ForkedError,
-    IncompatibleFormatError,
     LedgerRefusedError,
     MalformedEntryError,
 )
@@ -199,6 +199,8 @@ class SyncWorker:
                 if entries:
                     self._learn(look.partition, entries)
                     batches.append(batch_of(look.partition, entries))
+            except IncompatibleFormatError as error:
+                self._set_aside(look.partition, await self._told_by_whom(look.partition, error))
             except _UNCARRIABLE as error:
                 self._set_aside(look.partition, error)
         return batches
@@ -263,6 +265,25 @@ class SyncWorker:
             self._renew_at = 0.0
         else:
             self._set_aside(batch.partition, error)
+
+    async def _told_by_whom(
+        self,
+        partition: int,
+        error: IncompatibleFormatError,
+    ) -> IncompatibleFormatError:
+        """The same with the version that opened the partition last: it wrote the entry."""
+        lane = await self._open_lane()
+        library: bytes | None = await lane.execute(
+            b"HGET",
+            self._partitions[partition].meta,
+            b"library",
+        )
+        return IncompatibleFormatError(
+            f"an entry of partition {partition}",
+            found=error.found,
+            expected=FORMAT,
+            written_by=(library or b"").decode(errors="replace"),
+        )
 
     def _set_aside(self, partition: int, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"

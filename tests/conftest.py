@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast.database import connect
 from credits_fast.lane import Endpoint, Lane
+from credits_fast.schema import upgrade
 from tests.servers import Servers
 
 _started: list[Servers] = []
@@ -22,8 +24,7 @@ def _servers() -> Servers:
 
 def pytest_report_header() -> str:
     servers = _servers()
-    where = [servers.redis_url, servers.database_url.render_as_string(hide_password=True)]
-    return f"servers: {servers.redis_version} ({where[0]}), {servers.database_version} ({where[1]})"
+    return f"servers: {servers.redis_version} and {servers.database_version}, {servers.source}"
 
 
 def pytest_unconfigure() -> None:
@@ -46,24 +47,37 @@ async def redis_endpoint(servers: Servers) -> Endpoint:
     return endpoint
 
 
+@pytest.fixture
+async def sqlite_database(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    """An empty, migrated ledger in SQLite."""
+    engine = connect(f"sqlite:///{tmp_path}/credits.db")
+    await upgrade(engine)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def postgresql_url(servers: Servers) -> str:
+    """The URL of an empty, migrated ledger in PostgreSQL."""
+    url = await servers.empty_database("asyncpg")
+    return url.render_as_string(hide_password=False)
+
+
 @pytest.fixture(params=["sqlite", "asyncpg", "psycopg"])
 async def database(
     request: pytest.FixtureRequest,
     servers: Servers,
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
 ) -> AsyncIterator[AsyncEngine]:
     """An empty, migrated ledger: SQLite, and PostgreSQL through both drivers."""
     driver: str = request.param
     if driver == "sqlite":
-        from credits_fast.schema import upgrade
-
-        engine = connect(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/credits.db")
+        engine = connect(f"sqlite:///{tmp_path}/credits.db")
         await upgrade(engine)
         yield engine
         await engine.dispose()
         return
-    url = await servers.new_database(driver)
+    url = await servers.empty_database(driver)
     engine = connect(url.render_as_string(hide_password=False))
     yield engine
     await engine.dispose()
-    await servers.drop_database(url)

@@ -26,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from credits_fast.lane import Endpoint, Lane, info_fields
 from credits_fast.processes import ServerProcess, start_server, start_valkey
 from credits_fast.schema import upgrade
+from credits_fast.sync.tables import metadata
 
 _UNPRIVILEGED = "nobody"
 _SPEED_BEFORE_SAFETY = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
@@ -39,9 +40,14 @@ class Servers:
     redis_version: str
     database_url: URL
     database_version: str
+    administrated: URL
     folder: Path
     processes: list[ServerProcess] = field(default_factory=list[ServerProcess])
-    made: int = 0
+
+    @property
+    def source(self) -> str:
+        """Where they come from, for the header of the run."""
+        return f"{len(self.processes)} of 2 started for this run, under {self.folder}"
 
     @classmethod
     def start(cls) -> Servers:
@@ -49,25 +55,21 @@ class Servers:
         return asyncio.run(_start())
 
     def stop(self) -> None:
-        """End what was started."""
+        """Drop the run's database and end what was started."""
+        drop = f"DROP DATABASE {self.database_url.database} WITH (FORCE)"
+        asyncio.run(_administer(self.administrated, drop))
         for process in reversed(self.processes):
             process.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    async def new_database(self, driver: str) -> URL:
-        """A migrated PostgreSQL database of its own, for one test."""
-        self.made += 1
-        name = f"credits_test_{os.getpid()}_{self.made}"
-        await _administer(self.database_url, f"CREATE DATABASE {name} TEMPLATE {_template()}")
-        return self.database_url.set(drivername=f"postgresql+{driver}", database=name)
-
-    async def drop_database(self, url: URL) -> None:
-        """Drop a test's database, whoever is still connected."""
-        await _administer(self.database_url, f"DROP DATABASE {url.database} WITH (FORCE)")
-
-
-def _template() -> str:
-    return f"credits_test_{os.getpid()}_template"
+    async def empty_database(self, driver: str) -> URL:
+        """The run's migrated PostgreSQL database, emptied."""
+        engine = create_async_engine(self.database_url, poolclass=NullPool)
+        names = ", ".join(metadata.tables)
+        async with engine.begin() as connection:
+            await connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+        await engine.dispose()
+        return self.database_url.set(drivername=f"postgresql+{driver}")
 
 
 async def _start() -> Servers:
@@ -79,15 +81,18 @@ async def _start() -> Servers:
         named = os.environ.get("CREDITS_TEST_DATABASE_URL")
         database_url = make_url(named) if named else await _postgresql(folder, processes)
         database_url = database_url.set(drivername="postgresql+asyncpg")
-        await _administer(database_url, f"CREATE DATABASE {_template()}")
-        template = create_async_engine(database_url.set(database=_template()), poolclass=NullPool)
-        await upgrade(template)
-        await template.dispose()
+        name = f"credits_test_{os.getpid()}"
+        await _administer(database_url, f"CREATE DATABASE {name}")
+        administrated, database_url = database_url, database_url.set(database=name)
+        engine = create_async_engine(database_url, poolclass=NullPool)
+        await upgrade(engine)
+        await engine.dispose()
         return Servers(
             redis_url=redis_url,
             redis_version=await _redis_version(redis_url),
             database_url=database_url,
             database_version=await _database_version(database_url),
+            administrated=administrated,
             folder=folder,
             processes=processes,
         )

@@ -1,0 +1,45 @@
+"""Engine and worker on a real Valkey and real databases."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from credits_fast.lane import Endpoint
+from credits_fast.testing import CreditsKit, kit_on
+
+CONFIG: dict[str, Any] = {
+    "costs": {
+        "chat": {"default": "{tokens} * 0.001 + 10", "pro": "{tokens} * 0.0008 + 8"},
+        "image": {"default": 20, "pro": 15},
+        "free": {"default": 0},
+        "members": {"default": 3},
+    },
+    "membership": {
+        "tiers": {"basic": 0, "pro": 1, "max": 2},
+        "credits_caps": {"basic": 100, "pro": 1_000, "max": 5_000},
+        "requirements": {"members": "pro"},
+    },
+    "partitions": 4,
+    "retry": {"initial_delay": 1, "max_delay": 5},
+}
+
+
+@pytest.fixture
+async def kit(database: AsyncEngine, redis_endpoint: Endpoint) -> AsyncIterator[CreditsKit]:
+    """An open engine on the servers' own clocks, and a worker that works when asked."""
+    async with kit_on(CONFIG, redis_endpoint, database, None) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sqlite_kit(
+    redis_endpoint: Endpoint,
+    sqlite_database: AsyncEngine,
+) -> AsyncIterator[CreditsKit]:
+    """The same on SQLite only, for what does not touch SQL much."""
+    async with kit_on(CONFIG, redis_endpoint, sqlite_database, None) as opened:
+        yield opened

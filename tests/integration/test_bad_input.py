@@ -1,0 +1,148 @@
+"""Bad input gets a clear, typed error and leaves nothing half written."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from credits_fast import (
+    FormulaEvaluationError,
+    InvalidAmountError,
+    InvalidArgumentError,
+    InvalidMetadataError,
+    MissingVariableError,
+    UndefinedActionError,
+    UndefinedTierError,
+    UserNotFoundError,
+)
+from credits_fast.testing import CreditsKit
+
+Call = Callable[[Any], Awaitable[Any]]
+
+DEEP: dict[str, Any] = {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {}}}}}}}}}
+BAD_AMOUNTS = [-1, Decimal("NaN"), Decimal("Infinity"), 1.5, True, "0.0000001", 10**10, "x", None]
+BAD_IDENTIFIERS = ["", "x" * 257, "a\0b", "\ud800", 5]
+
+TABLE: list[tuple[str, type[Exception], Call]] = [
+    *(
+        (f"grant {amount!r}", InvalidAmountError, lambda e, a=amount: e.grant("ada", a, "x"))
+        for amount in [*BAD_AMOUNTS, 0]
+    ),
+    *(
+        (f"refund {amount!r}", InvalidAmountError, lambda e, a=amount: e.refund("ada", a, "x"))
+        for amount in [*BAD_AMOUNTS, 0]
+    ),
+    *(
+        (
+            f"charge {amount!r}",
+            InvalidAmountError,
+            lambda e, a=amount: e.charge("ada", "x", amount=a),
+        )
+        for amount in BAD_AMOUNTS[:-1]
+    ),
+    *(
+        (
+            f"create {amount!r}",
+            InvalidAmountError,
+            lambda e, a=amount: e.create_user("eve", credits=a),
+        )
+        for amount in BAD_AMOUNTS
+    ),
+    *(
+        (f"key {key!r:.9}", InvalidArgumentError, lambda e, k=key: _charge(e, idempotency_key=k))
+        for key in BAD_IDENTIFIERS
+    ),
+    *(
+        (f"user {user!r:.9}", InvalidArgumentError, lambda e, u=user: e.charge(u, "image"))
+        for user in BAD_IDENTIFIERS[1:]
+    ),
+    *(
+        (f"action {action!r:.9}", InvalidArgumentError, lambda e, a=action: e.charge("ada", a))
+        for action in BAD_IDENTIFIERS
+    ),
+    ("no user", UserNotFoundError, lambda e: e.charge("", "image")),
+    ("metadata, no JSON", InvalidMetadataError, lambda e: _charge(e, metadata={"a": object()})),
+    ("metadata, too long", InvalidMetadataError, lambda e: _charge(e, metadata={"a": "x" * 5_000})),
+    ("metadata, too deep", InvalidMetadataError, lambda e: _charge(e, metadata=DEEP)),
+    ("metadata, NaN", InvalidMetadataError, lambda e: _charge(e, metadata={"a": float("nan")})),
+    ("metadata, NUL", InvalidMetadataError, lambda e: _charge(e, metadata={"a": "\0"})),
+    ("variables, a list", InvalidArgumentError, lambda e: _charge(e, variables=["tokens"])),
+    ("variables, no name", InvalidArgumentError, lambda e: _charge(e, variables={1: 1})),
+    (
+        "an amount and variables",
+        InvalidArgumentError,
+        lambda e: _charge(e, amount=1, variables={"tokens": 1}),
+    ),
+    ("a negative page", InvalidArgumentError, lambda e: e.get_history("ada", limit=-1)),
+    ("a huge page", InvalidArgumentError, lambda e: e.get_history("ada", limit=1_001)),
+    ("a negative offset", InvalidArgumentError, lambda e: e.get_history("ada", offset=-1)),
+    ("no cursor", InvalidArgumentError, lambda e: e.get_history("ada", cursor="x")),
+    ("tier of a new user", UndefinedTierError, lambda e: e.create_user("eve", tier="gold")),
+]
+
+
+def _charge(engine: Any, **arguments: Any) -> Awaitable[Any]:
+    charge: Awaitable[Any] = engine.charge("ada", "chat", **arguments)
+    return charge
+
+
+@pytest.mark.parametrize(
+    ("error", "call"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+async def test_nothing_is_sent_for_what_cannot_be_meant(
+    sqlite_kit: CreditsKit,
+    error: type[Exception],
+    call: Call,
+) -> None:
+    await sqlite_kit.engine.create_user("ada", credits=100)
+
+    with pytest.raises(error) as refused:
+        await call(sqlite_kit.engine)
+
+    assert "\n" not in str(refused.value)
+    assert [("ada", "createUser")] == [
+        (one.user_id, one.action) for one in await sqlite_kit.audit()
+    ]
+    assert 1 == len(await sqlite_kit.transactions())
+    assert 100 == await sqlite_kit.engine.query_balance("ada")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "call"),
+    [
+        (UndefinedActionError, "UNDEFINED_ACTION", lambda e: e.charge("ada", "nope")),
+        (MissingVariableError, "MISSING_VARIABLE", lambda e: e.charge("ada", "chat")),
+        (
+            FormulaEvaluationError,
+            "FORMULA_EVALUATION_ERROR",
+            lambda e: e.charge("ada", "chat", variables={"tokens": "many"}),
+        ),
+        (UndefinedTierError, "UNDEFINED_TIER", lambda e: e.upgrade_tier("ada", "gold")),
+        (UndefinedTierError, "UNDEFINED_TIER", lambda e: e.downgrade_tier("ada", None)),
+    ],
+)
+async def test_what_the_configuration_does_not_know_is_refused_and_audited(
+    sqlite_kit: CreditsKit,
+    error: type[Exception],
+    code: str,
+    call: Call,
+) -> None:
+    await sqlite_kit.engine.create_user("ada", credits=100)
+
+    with pytest.raises(error):
+        await call(sqlite_kit.engine)
+
+    failed = (await sqlite_kit.audit())[-1]
+    assert ("failed", code) == (failed.status, failed.error_code)
+    assert 1 == len(await sqlite_kit.transactions())
+
+
+async def test_legal_names_of_full_length_work(sqlite_kit: CreditsKit) -> None:
+    longest = "é" * 128
+    await sqlite_kit.engine.create_user(longest, credits=1)
+    await sqlite_kit.engine.charge(longest, longest, amount=1, idempotency_key=longest)
+
+    await sqlite_kit.assert_balanced()

@@ -1,0 +1,136 @@
+"""Replies that are lost after the server has acted: the same operation again, never another one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from credits_fast import ChargeResult, OutcomeUnknownError
+from credits_fast.lane import Endpoint
+from credits_fast.testing import kit_on
+from tests.integration.conftest import CONFIG
+from tests.proxy import ReplyEater
+
+
+@pytest.fixture
+def server_socket(redis_endpoint: Endpoint) -> str:
+    assert redis_endpoint.address.startswith("unix:"), "this needs the server of the run"
+    return redis_endpoint.address.removeprefix("unix:")
+
+
+async def test_eaten_replies_charge_once(
+    server_socket: str,
+    sqlite_database: AsyncEngine,
+    tmp_path: Path,
+) -> None:
+    retry = {"max_attempts": 100, "initial_delay": 0, "max_delay": 1}
+    config: dict[str, Any] = {**CONFIG, "retry": retry}
+    async with ReplyEater(tmp_path / "p", server_socket, share=0.3, seed=5) as proxy:
+        endpoint = Endpoint.from_url(f"unix://{tmp_path}/p")
+        async with kit_on(config, endpoint, sqlite_database, None) as kit:
+            await kit.engine.create_user("ada", credits=1_000)
+            eaten = proxy.eaten
+            results = [await kit.engine.charge("ada", "free", amount=1) for _ in range(100)]
+
+            assert proxy.eaten - eaten > 20
+            proxy.share = 0
+            assert 100 == len({one.transaction_id for one in results})
+            assert 900 == await kit.engine.query_balance("ada")
+            await kit.assert_balanced()
+
+
+async def test_concurrent_callers_get_their_own_results_whatever_is_eaten(
+    server_socket: str,
+    sqlite_database: AsyncEngine,
+    tmp_path: Path,
+) -> None:
+    retry = {"max_attempts": 100, "initial_delay": 0, "max_delay": 1}
+    config: dict[str, Any] = {**CONFIG, "retry": retry}
+    names = [f"user-{number}" for number in range(10)]
+    async with ReplyEater(tmp_path / "p", server_socket, share=0.3, seed=6) as proxy:
+        endpoint = Endpoint.from_url(f"unix://{tmp_path}/p")
+        async with kit_on(config, endpoint, sqlite_database, None) as kit:
+            for name in names:
+                await kit.engine.create_user(name, credits=1_000)
+
+            async def caller(name: str, amount: int) -> list[ChargeResult]:
+                return [await kit.engine.charge(name, "free", amount=amount) for _ in range(30)]
+
+            charged = await asyncio.gather(
+                *(caller(name, amount + 1) for amount, name in enumerate(names))
+            )
+
+            assert proxy.eaten > 10
+            proxy.share = 0
+            for amount, results in enumerate(charged):
+                assert {amount + 1} == {one.cost for one in results}
+            await kit.assert_balanced()
+
+
+async def test_an_outcome_nobody_can_tell_is_called_unknown_and_settled_later(
+    server_socket: str,
+    sqlite_database: AsyncEngine,
+    tmp_path: Path,
+) -> None:
+    async with kit_on(
+        CONFIG, Endpoint.from_url(f"unix://{server_socket}"), sqlite_database, None
+    ) as kit:
+        await kit.engine.create_user("ada", credits=100)
+        proxy = ReplyEater(tmp_path / "p", server_socket, share=1, seed=7)
+        real = kit.engine._dispatcher._endpoint
+        async with proxy:
+            await (await kit.engine.lane()).close()
+            kit.engine._dispatcher._endpoint = Endpoint.from_url(f"unix://{tmp_path}/p")
+            with pytest.raises(OutcomeUnknownError) as unknown:
+                await kit.engine.charge("ada", "image", idempotency_key="k")
+        kit.engine._dispatcher._endpoint = real
+
+        assert 3 == proxy.eaten
+        settled = await kit.engine.charge("ada", "image", idempotency_key="k")
+        assert (True, unknown.value.operation_id) == (settled.replayed, settled.transaction_id)
+        assert 80 == settled.balance_after
+        await kit.assert_balanced()
+
+
+async def test_a_caller_that_gives_up_leaves_its_neighbours_alone(
+    server_socket: str,
+    sqlite_database: AsyncEngine,
+) -> None:
+    """Cancelled at random moments; nobody gets a foreign reply, and the sums agree."""
+    import random
+
+    rng = random.Random(11)
+    endpoint = Endpoint.from_url(f"unix://{server_socket}")
+    async with kit_on(CONFIG, endpoint, sqlite_database, None) as kit:
+        names = [f"user-{number}" for number in range(8)]
+        for name in names:
+            await kit.engine.create_user(name, credits=10_000)
+
+        async def caller(amount: int, name: str) -> ChargeResult:
+            for _ in range(rng.randrange(4)):
+                await asyncio.sleep(0)
+            return await kit.engine.charge(name, "free", amount=amount)
+
+        finished = 0
+        for _ in range(40):
+            tasks = [
+                asyncio.create_task(caller(amount + 1, name)) for amount, name in enumerate(names)
+            ]
+            for _ in range(rng.randrange(6)):
+                await asyncio.sleep(0)
+            for task in rng.sample(tasks, 3):
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            for amount, outcome in enumerate(outcomes):
+                if isinstance(outcome, ChargeResult):
+                    finished += 1
+                    assert amount + 1 == outcome.cost
+                else:
+                    assert isinstance(outcome, asyncio.CancelledError)
+
+        assert finished >= 40 * 5
+        await kit.assert_balanced()
