@@ -6,7 +6,9 @@ adds `credits_fast:migrations/versions` to its `version_locations` and upgrades 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from alembic import command
 from alembic.config import Config
@@ -28,6 +30,10 @@ HEAD_LABEL: Final = "credits_fast@head"
 """The newest revision, as an application's own Alembic names it."""
 
 _OWN_TABLE: Final = "credits_fast_alembic_version"
+_locks: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = WeakKeyDictionary()
+"""Alembic keeps the migration under way in module variables: one at a time in a program. Programs wait
+for each other in the database (`migrations/env.py`)."""
+
 _PREFIX: Final = "credits_fast_"
 _APPLICATION_TABLE: Final = "alembic_version"
 
@@ -39,7 +45,8 @@ async def upgrade(database: AsyncEngine) -> str:
         SchemaMismatchError: The application's own Alembic keeps the schema, and is behind.
         DatabaseUnavailableError: It cannot be reached.
     """
-    async with writing(database) as connection:
+    one_at_a_time = _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    async with one_at_a_time, writing(database) as connection:
         await connection.run_sync(_upgrade)
     return head()
 
