@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import (
     UNCHANGED,
@@ -24,7 +26,9 @@ from credits_fast import (
     UserAlreadyExistsError,
     UserNotFoundError,
 )
-from credits_fast.testing import CreditsKit
+from credits_fast.lane import Endpoint
+from credits_fast.testing import CreditsKit, kit_on
+from tests.integration.conftest import CONFIG
 
 NEXT_YEAR = datetime(2027, 11, 22, 12, 30, 15, 123_000, tzinfo=UTC)
 AWKWARD = 'a\t\n\r\\"{}:\u2028é😀\\N'
@@ -251,9 +255,16 @@ async def test_users_can_be_created_all_at_once(kit: CreditsKit) -> None:
     await kit.assert_balanced()
 
 
-async def test_refunds_of_a_charge_can_be_bounded_by_it(kit: CreditsKit) -> None:
+@pytest.fixture
+async def bounded_kit(redis_endpoint: Endpoint, database: AsyncEngine) -> AsyncIterator[CreditsKit]:
+    config = {**CONFIG, "refunds": {"above_charge": "refuse"}}
+    async with kit_on(config, redis_endpoint, database, None) as opened:
+        yield opened
+
+
+async def test_refunds_of_a_charge_can_be_bounded_by_it(bounded_kit: CreditsKit) -> None:
+    kit = bounded_kit
     credits = kit.engine
-    vars(credits.config.refunds)["above_charge"] = "refuse"
     await credits.create_user("ada", credits=100)
     charged = await credits.charge("ada", "image")
     for amount in (5, 15):
