@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, LiteralString, Self, TypeAlia
 from pydantic import (
     AliasGenerator,
     BaseModel,
-    BeforeValidator,
+    PlainValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -114,11 +114,11 @@ def _shown(value: object) -> str:
     return "null" if value is None else repr(value)
 
 
-Price: TypeAlias = Annotated[Decimal | str, BeforeValidator(_price)]
+Price: TypeAlias = Annotated[Decimal | str, PlainValidator(_price)]
 """A fixed number of credits, or a formula as text."""
-_Credits: TypeAlias = Annotated[Decimal, BeforeValidator(_credits)]
-_Level: TypeAlias = Annotated[Decimal, BeforeValidator(_not_negative)]
-_Number: TypeAlias = Annotated[Decimal, BeforeValidator(_not_negative)]
+_Credits: TypeAlias = Annotated[Decimal, PlainValidator(_credits)]
+_Level: TypeAlias = Annotated[Decimal, PlainValidator(_not_negative)]
+_Number: TypeAlias = Annotated[Decimal, PlainValidator(_not_negative)]
 _Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 _Count: TypeAlias = Annotated[int, Field(strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,9 @@ async def test_an_applications_own_alembic_may_keep_the_schema(
     def upgrade(connection: Connection) -> None:
         config = Config()
         config.set_main_option("script_location", str(tmp_path / "own"))
-        config.set_main_option("path_separator", "newline")
-        ours = f"{tmp_path}/own/versions\n{VERSIONS}"
+        config.set_main_option("path_separator", "os")
+        config.set_main_option("version_path_separator", "os")  # its name before Alembic 1.16
+        ours = os.pathsep.join((str(tmp_path / "own" / "versions"), str(VERSIONS)))
         config.set_main_option("version_locations", ours)
         config.attributes["connection"] = connection
         command.upgrade(config, schema.HEAD_LABEL)
