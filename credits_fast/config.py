@@ -18,9 +18,9 @@ from typing import Annotated, Any, Final, Literal, LiteralString, Self, TypeAlia
 from pydantic import (
     AliasGenerator,
     BaseModel,
-    PlainValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -108,6 +108,15 @@ def _not_negative(value: object) -> Decimal:
     if number < 0:
         raise _mistake("negative", "must not be negative")
     return number
+
+
+def _refusals(value: object) -> Decimal | str:
+    """`all`, `none` or a share."""
+    if isinstance(value, str) and value in {"all", "none"}:
+        return value
+    if isinstance(value, str) or not 0 <= _number(value) <= 1:
+        raise _mistake("refusals", "must be 'all', 'none' or a share from 0 to 1")
+    return _number(value)
 
 
 def _shown(value: object) -> str:
@@ -244,7 +253,7 @@ class AuditConfig(_Section):
     """
 
     enabled: _Flag = True
-    refusals: Literal["all", "none"] | Annotated[_Number, Field(le=1)] = "all"
+    refusals: Annotated[Decimal | str, PlainValidator(_refusals)] = "all"
 
     @property
     def refusal_rate(self) -> float:
