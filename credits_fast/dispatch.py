@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError
 
 from credits_fast.errors import (
     CreditsError,
+    EngineClosedError,
     OutcomeUnknownError,
     RedisUnavailableError,
     ScriptFailedError,
@@ -77,7 +78,7 @@ class Dispatcher:
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_sending = False
-        self._is_closed = False
+        self._is_open = False
 
     async def submit(self, call: Call) -> bytes:
         """The script's reply to one item.
@@ -87,9 +88,9 @@ class Dispatcher:
             OutcomeUnknownError: It may have been executed; the same call again settles it.
             UnsuitableServerError: The server's access rules forbid it.
             ScriptFailedError: The script ended with an error of its own.
+            EngineClosedError: The dispatcher is not open.
         """
-        if self._is_closed:
-            raise RedisUnavailableError("the engine is closed")
+        self._check_open()
         place = (call.script, call.partition.number)
         queue = self._queues.get(place)
         if queue is None:
@@ -105,7 +106,9 @@ class Dispatcher:
         Raises:
             RedisUnavailableError: The server cannot be reached.
             UnsuitableServerError: The server does not let us in.
+            EngineClosedError: The dispatcher is not open.
         """
+        self._check_open()
         if self._lane is not None and self._lane.is_open:
             return self._lane
         async with self._opening:
@@ -119,11 +122,15 @@ class Dispatcher:
         """The moment for the next script call, b"" for the server's own time."""
         return b"" if self._clock is None else b"%d" % self._clock()
 
+    def open(self) -> None:
+        """From now on calls are sent; the connection is made when the first one is."""
+        self._is_open = True
+
     async def close(self) -> None:
         """Give up what is waiting and end the connection."""
-        self._is_closed = True
+        self._is_open = False
         for queue in self._queues.values():
-            queue.refuse(RedisUnavailableError("the engine was closed"))
+            queue.refuse(EngineClosedError("the engine was closed before the call was sent"))
         tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
@@ -133,7 +140,7 @@ class Dispatcher:
 
     def wake(self, queue: _Queue) -> None:
         """Have the calls of a queue sent in the next turn, if it may have another flight."""
-        if queue.flights >= FLIGHTS_MAX or self._is_closed:
+        if queue.flights >= FLIGHTS_MAX or not self._is_open:
             return
         self._ready[queue.place] = queue
         if not self._is_sending:
@@ -152,6 +159,10 @@ class Dispatcher:
             self._is_sending = False
         flights = [flight for queue in self._take_ready() for flight in self._board(lane, queue)]
         await self._depart(lane, flights)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise EngineClosedError("the engine is not open; enter it with `async with`")
 
     def _take_ready(self) -> list[_Queue]:
         queues = [*self._ready.values()]

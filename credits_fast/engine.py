@@ -118,6 +118,10 @@ class CreditsEngine:
         database: AsyncEngine | None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
+        # SQLAlchemy comes with the database the caller has made; not with `import credits_fast`.
+        from credits_fast.admission import Admission  # noqa: PLC0415
+        from credits_fast.records import Records  # noqa: PLC0415
+
         self.config = _read(config)
         if redis is None or database is None:
             missing = "redis" if redis is None else "database"
@@ -135,6 +139,11 @@ class CreditsEngine:
             clock=None if clock is None else lambda: _microseconds(clock()),
             grace_ms=GRACE_MS if clock is None else _TEST_CLOCK_GRACE_MS,
         )
+        lane, retry = self._dispatcher.lane, self.config.retry
+        self._records = Records(database)
+        self._admission = Admission(self.partitions, database, lane)
+        self._accounts = Accounts(self._records, lane)
+        self._courier = Courier(self._dispatcher, self._admission, self._accounts, retry)
 
     @classmethod
     def from_url(cls, redis_url: str, database_url: str, config: Configuration) -> Self:
@@ -198,31 +207,23 @@ class CreditsEngine:
             RedisUnavailableError: Redis cannot be reached.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
-        from credits_fast.admission import Admission  # noqa: PLC0415
-        from credits_fast.records import Records  # noqa: PLC0415
-
-        lane, retry = self._dispatcher.lane, self.config.retry
-        self._records = Records(self._database)
-        self._admission = Admission(self.partitions, self._database, lane)
-        self._accounts = Accounts(self._records, lane)
-        self._courier = Courier(self._dispatcher, self._admission, self._accounts, retry)
+        from credits_fast import schema  # noqa: PLC0415  # Alembic only when used
 
         async def opened() -> None:
-            await check_server(await lane())
+            await check_server(await self._dispatcher.lane())
             await schema.check(self._database)
             await self._admission.open_all()
 
+        self._dispatcher.open()
         try:
-            await repeat(opened, retry)
+            await repeat(opened, self.config.retry)
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
         """End connections and whatever is under way. Nothing acknowledged is lost."""
-        if hasattr(self, "_accounts"):  # it was started
-            await self._accounts.close()
+        await self._accounts.close()
         await self._dispatcher.close()
         if self._owns_database:
             await self._database.dispose()

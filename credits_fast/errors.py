@@ -8,7 +8,8 @@ The tree, kept true by a contract test:
     │   ├── UnsuitableServerError         UNSUITABLE_SERVER
     │   ├── IncompatibleFormatError       INCOMPATIBLE_FORMAT
     │   ├── SchemaMismatchError           SCHEMA_MISMATCH
-    │   └── ScriptFailedError             SCRIPT_FAILED
+    │   ├── ScriptFailedError             SCRIPT_FAILED
+    │   └── EngineClosedError             ENGINE_CLOSED
     ├── RefusedError                      the request is wrong or not allowed: nothing was changed
     │   ├── InvalidArgumentError          INVALID_ARGUMENT
     │   │   ├── InvalidAmountError        INVALID_AMOUNT
@@ -53,6 +54,7 @@ __all__ = [
     "ConfigurationError",
     "CreditsError",
     "DatabaseUnavailableError",
+    "EngineClosedError",
     "FormulaEvaluationError",
     "IdempotencyKeyConflictError",
     "IncompatibleFormatError",
@@ -200,6 +202,12 @@ class ScriptFailedError(MisconfiguredError):
     """A script ended with an error of its own, perhaps after its first write; never repeated."""
 
     code = "SCRIPT_FAILED"
+
+
+class EngineClosedError(MisconfiguredError):
+    """The engine is not open: it is opened by `async with`, or by `start`."""
+
+    code = "ENGINE_CLOSED"
 
 
 # --- the request -------------------------------------------------------------------------------

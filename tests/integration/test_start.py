@@ -14,6 +14,7 @@ from credits_fast import (
     CreditsEngine,
     CreditsError,
     DatabaseUnavailableError,
+    EngineClosedError,
     IncompatibleFormatError,
     RedisUnavailableError,
     SchemaMismatchError,
@@ -204,6 +205,21 @@ async def test_several_programs_may_start_at_the_same_moment(
     assert 20 == await engines[1].query_balance("ada")
     for engine in engines:
         await engine.close()
+
+
+async def test_an_engine_that_is_not_open_says_so(
+    redis_endpoint: Endpoint,
+    sqlite_database: AsyncEngine,
+) -> None:
+    engine = CreditsEngine(CONFIG, redis=redis_endpoint, database=sqlite_database)
+    for call in (engine.charge("ada", "image"), engine.get_user("ada"), engine.wait_recorded()):
+        with pytest.raises(EngineClosedError, match="enter it with `async with`"):
+            await call
+    await engine.start()
+    await engine.create_user("ada")
+    await engine.close()
+    with pytest.raises(EngineClosedError):
+        await engine.query_balance("ada")
 
 
 @pytest.mark.usefixtures("redis_endpoint")

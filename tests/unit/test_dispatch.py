@@ -10,7 +10,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from credits_fast import (
-    CreditsError,
+    EngineClosedError,
     OutcomeUnknownError,
     RedisUnavailableError,
     ScriptFailedError,
@@ -60,6 +60,7 @@ class CountingLane:
 async def dispatcher() -> AsyncIterator[Dispatcher]:
     client = FakeAsyncRedis()
     dispatcher = Dispatcher(Endpoint.of(client))
+    dispatcher.open()
     lane: Any = await dispatcher.lane()
     for number in range(2):
         keys = (KEYS[number].meta, KEYS[number].journal)
@@ -189,6 +190,7 @@ async def test_a_lost_connection_leaves_the_outcome_unknown_under_each_operation
 async def test_a_reply_that_never_comes_gives_the_connection_up() -> None:
     client = FakeAsyncRedis()
     dispatcher = Dispatcher(Endpoint.of(client), timeout_ms=10)
+    dispatcher.open()
     lane: Any = await dispatcher.lane()
 
     async def swallow(_requests: Any, replies: Any) -> None:
@@ -213,6 +215,7 @@ async def test_a_script_error_is_final(dispatcher: Dispatcher) -> None:
 
 async def test_without_a_server_every_caller_is_told() -> None:
     dispatcher = Dispatcher(Endpoint.from_url("redis://127.0.0.1:1"))
+    dispatcher.open()
 
     outcomes = await asyncio.gather(
         *(dispatcher.submit(charge(number)) for number in range(3)),
@@ -229,7 +232,7 @@ async def test_after_closing_nothing_is_sent(dispatcher: Dispatcher) -> None:
     await asyncio.sleep(0)
     await dispatcher.close()
 
-    with pytest.raises(CreditsError, match="closed"):
+    with pytest.raises(EngineClosedError, match="before the call was sent"):
         await waiting
-    with pytest.raises(RedisUnavailableError, match="closed"):
+    with pytest.raises(EngineClosedError, match="not open"):
         await dispatcher.submit(charge(2))
