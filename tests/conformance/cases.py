@@ -36,6 +36,7 @@ BUILT_IN: Final = Path(__file__).with_name("cases.json")
 MORE_CASES: Final = "CREDITS_CONFORMANCE_CASES"
 """The environment variable that names a file of further cases."""
 
+_SPECIAL_NUMBERS: Final = frozenset({"NaN", "Infinity", "-Infinity"})
 _UNDEFINED: Final = {"$special": "undefined"}
 _NOW: Final = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
@@ -154,8 +155,11 @@ def _variables(values: Any) -> Any:
     return {name: decoded(value) for name, value in cast("Object", values).items()}
 
 
-def _special(name: str) -> Decimal | None:
-    return None if name == "undefined" else Decimal(name)
+def _special(name: str) -> object:
+    """A special number; undefined is None, and anything else is something that is no value."""
+    if name == "undefined":
+        return None
+    return Decimal(name) if name in _SPECIAL_NUMBERS else object()
 
 
 def _read(path: Path) -> list[Case]:

@@ -297,6 +297,11 @@ def _left_out(case: Case) -> Object | None:
 # --- the rest ------------------------------------------------------------------------------------
 
 
+def _in_every_case(_case: Case) -> Object | None:
+    """Nothing a case can show: its ledger is looked at when it has caught up."""
+    return None
+
+
 def _untyped_failure(case: Case) -> Object | None:
     """A failing store, of which the reference raises a plain error without a code."""
     error: Any = case.expected.get("error")
@@ -473,7 +478,8 @@ DEVIATIONS: Final = (
     ),
     Deviation(
         Topic.CHARGING,
-        "A charge inside an SQL transaction of the application is not undone by its rollback.",
+        "No operation takes a database context: a charge inside an SQL transaction of the "
+        "application is not undone by its rollback.",
         "It was decided in Redis, at once and for every process; refund it where the work failed.",
         _undone_by_rollback,
     ),
@@ -488,6 +494,12 @@ DEVIATIONS: Final = (
         "Metadata is a JSON object of at most 4 KiB and eight levels.",
         "It travels with every charge and is kept for ever.",
         _unfit_metadata,
+    ),
+    Deviation(
+        Topic.STORE,
+        "History and audit follow what was decided by a moment; `wait_recorded` waits for it.",
+        "A charge does not wait for the database.",
+        _in_every_case,
     ),
     Deviation(
         Topic.STORE,

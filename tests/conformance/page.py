@@ -20,7 +20,7 @@ _INTRODUCTION: Final = """\
 # Deviations from the reference
 
 `credits-fast` keeps the operations, results, errors and rules of the reference Credit SDK. This page
-lists everything it does otherwise. The names in brackets are cases of the conformance tests
+lists what it does otherwise. The names in brackets are cases of the conformance tests
 (`tests/conformance/cases.json`); `pytest tests/conformance -k CHG-037` runs one.
 """
 _OTHERWISE: Final = """\
