@@ -72,18 +72,29 @@ class UserCreation:
             DatabaseUnavailableError: The database cannot be reached.
         """
         user = _new_user(operation, micros, tier, expires_at, now)
-        created = await repeat(lambda: self._records.create_user(user), self._retry)
-        if not created and not await self._is_ours(user, operation):
+        attempts = 0
+
+        async def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            return await self._records.create_user(user)
+
+        created = await repeat(attempt, self._retry)
+        if not created and not await self._is_ours(user, operation, repeated=attempts > 1):
             await self._courier.note_refusal(operation, _VERB, "user_already_exists")
             raise UserAlreadyExistsError(user.user_id)
         await self._tell_redis(operation, now)
 
-    async def _is_ours(self, user: NewUser, operation: Operation) -> bool:
-        """Whether the user exists because of this very call, or of an earlier one with its key."""
+    async def _is_ours(self, user: NewUser, operation: Operation, *, repeated: bool) -> bool:
+        """Whether the user exists because of this very call, or of an earlier one with its key.
+
+        Without a key only the moment tells; two calls may share one, so it is asked only where an
+        attempt of ours may have taken effect without an answer.
+        """
         if not user.key:
-            return await self._records.was_created(user)
+            return repeated and await self._records.was_created(user)
         remembered = await self._records.remembered(user.user_id, user.key)
-        if remembered is None:
+        if remembered is None or remembered.expires_at < user.created_at:
             return False
         if remembered.fingerprint == user.fingerprint:
             return True
