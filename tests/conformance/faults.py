@@ -134,7 +134,7 @@ async def _refuse_audit(world: World, fault: _Fault) -> None:
     """A trigger that refuses rows: all of them, or from the n-th on until it is dropped."""
     first = min(fault.calls, default=1) - 1
     message = fault.message.replace("'", "''")
-    condition = f"(SELECT COUNT(*) FROM audit_logs) >= {first}"  # noqa: S608  # a number of ours
+    condition = f"(SELECT COUNT(*) FROM audit_logs) >= {first}"  # a number of ours
     refusal = f"SELECT RAISE(ABORT, '{message}');"
     statement = (
         f"CREATE TRIGGER audit_down BEFORE INSERT ON audit_logs WHEN {condition} "

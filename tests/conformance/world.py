@@ -130,9 +130,8 @@ async def _kit(world: World) -> AsyncGenerator[CreditsKit, None]:
     async with AsyncExitStack() as stack:
         url = "sqlite://"
         if _needs_postgresql(world.case):
-            made = await world.servers.new_database("asyncpg")
-            stack.push_async_callback(world.servers.drop_database, made)
-            url = made.render_as_string(hide_password=False)
+            emptied = await world.servers.empty_database("asyncpg")
+            url = emptied.render_as_string(hide_password=False)
         database = connect(url)
         stack.push_async_callback(database.dispose)
         yield await stack.enter_async_context(kit_on(world.config, endpoint, database, world.clock))
