@@ -13,6 +13,7 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
+    InvalidRequestError,
     NoSuchModuleError,
     ProgrammingError,
 )
@@ -49,18 +50,36 @@ def connect(url: str) -> AsyncEngine:
     try:
         parsed = make_url(url)
         parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-        if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed)
-        return create_async_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise ConfigurationError(
-            Problem("database_url", f"cannot be used: {error}", "database_url"),
-        ) from error
+        match parsed.get_backend_name():
+            case "sqlite":
+                return _sqlite(parsed)
+            case "postgresql":
+                return create_async_engine(parsed, pool_pre_ping=True)
+            case name:
+                raise _unusable(f"{name} is not supported; PostgreSQL and SQLite are")
+    except (
+        ArgumentError,
+        InvalidRequestError,
+        ModuleNotFoundError,
+        NoSuchModuleError,
+    ) as error:
+        raise _unusable(str(error)) from error
+    except ValueError:  # it quotes what should have been the port, perhaps a piece of a password
+        raise _unusable("its port is not a number") from None
+
+
+def _unusable(problem: str) -> ConfigurationError:
+    return ConfigurationError(
+        Problem("database_url", f"cannot be used: {problem}", "database_url"),
+    )
 
 
 def address(database: AsyncEngine) -> str:
     """Where the database is, for people and logs; never with a password."""
-    return database.url.render_as_string(hide_password=True)
+    query = {
+        name: "***" if "password" in name else value for name, value in database.url.query.items()
+    }
+    return database.url.set(query=query).render_as_string(hide_password=True)
 
 
 @asynccontextmanager

@@ -12,16 +12,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import String, inspect, select, table
 from sqlalchemy.sql import column
 
+from credits_fast.database import address, reading, writing
 from credits_fast.errors import SchemaMismatchError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["HEAD_LABEL", "check", "head", "upgrade"]
+__all__ = ["HEAD_LABEL", "check", "head", "revision", "upgrade"]
 
 HEAD_LABEL: Final = "credits_fast@head"
 """The newest revision, as an application's own Alembic names it."""
@@ -32,10 +34,33 @@ _APPLICATION_TABLE: Final = "alembic_version"
 
 
 async def upgrade(database: AsyncEngine) -> str:
-    """Apply what is missing, in one transaction where the database can; the revision it is at now."""
-    async with database.begin() as connection:
-        await connection.run_sync(_upgrade)
+    """Apply what is missing, in one transaction where the database can; the revision it is at now.
+
+    Raises:
+        SchemaMismatchError: A later version or the application's own Alembic keeps this schema.
+        DatabaseUnavailableError: The database cannot be reached.
+    """
+    try:
+        async with writing(database) as connection:
+            await connection.run_sync(_upgrade)
+    except CommandError as error:
+        raise SchemaMismatchError(
+            f"the database {address(database)} cannot be migrated by this version: {error}",
+        ) from error
     return head()
+
+
+async def revision(database: AsyncEngine) -> str | None:
+    """The revision the database is at, None where it has no schema of ours.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached.
+    """
+    async with reading(database) as connection:
+        revisions = await connection.run_sync(_revisions)
+    if head() in revisions:
+        return head()
+    return ", ".join(sorted(name for name in revisions if name.startswith(_PREFIX))) or None
 
 
 async def check(database: AsyncEngine) -> None:
@@ -43,25 +68,23 @@ async def check(database: AsyncEngine) -> None:
 
     Raises:
         SchemaMismatchError: It is not.
+        DatabaseUnavailableError: The database cannot be reached.
     """
-    async with database.connect() as connection:
-        revisions = await connection.run_sync(_revisions)
-    if head() in revisions:
+    at = await revision(database)
+    if at == head():
         return
-    ours = sorted(revision for revision in revisions if revision.startswith(_PREFIX))
-    found = f"is at {', '.join(ours)}" if ours else "has no credits-fast schema"
-    where = database.url.render_as_string(hide_password=True)
+    found = f"is at {at}" if at else "has no credits-fast schema"
     raise SchemaMismatchError(
-        f"the database {where} {found}, {head()} is needed; run: credits-fast migrate",
+        f"the database {address(database)} {found}, {head()} is needed; run: credits-fast migrate",
     )
 
 
 def head() -> str:
     """The newest revision."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    if revision is None:
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    if newest is None:
         raise AssertionError("the package has no revisions")
-    return revision
+    return newest
 
 
 def _config() -> Config:
@@ -73,7 +96,7 @@ def _config() -> Config:
 
 def _upgrade(connection: Connection) -> None:
     if _OWN_TABLE not in inspect(connection).get_table_names():
-        kept = {revision for revision in _revisions(connection) if revision.startswith(_PREFIX)}
+        kept = {name for name in _revisions(connection) if name.startswith(_PREFIX)}
         if head() in kept:
             return
         if kept:
