@@ -81,8 +81,9 @@ class Leases:
             query = select(columns.partition).where(ours, columns.partition.in_(kept))
             still = {*await connection.scalars(query)}
             claims = await self._claim(connection, share - len(still))
-        for claim in claims:
-            _log.info("worker %s carries partition %d", self._worker, claim.partition)
+        if claims:
+            numbers = ", ".join(str(claim.partition) for claim in claims)
+            _log.info("worker %s carries partitions %s from now on", self._worker, numbers)
         return still, claims
 
     async def release(self, held: Iterable[int]) -> None:
