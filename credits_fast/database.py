@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -149,6 +150,13 @@ def _sqlite(url: URL) -> AsyncEngine:
     alone = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
     options: dict[str, Any] = alone if memory else {}
     engine = create_async_engine(url, **options)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connecting(*_: object) -> None:
+        # A file that cannot be opened is found out here: the driver would start a thread for it, which
+        # may outlive the event loop and end in a traceback of its own.
+        if not memory:
+            sqlite3.connect(url.database or "", uri=url.query.get("uri") == "true").close()
 
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _record: object) -> None:
