@@ -5,6 +5,8 @@
     --database-url   CREDITS_DATABASE_URL   the ledger
     --embedded       CREDITS_EMBEDDED       a folder with both, instead of the two URLs
     --config         CREDITS_CONFIG         the TOML or JSON file; in a folder its credits.toml
+    --namespace      CREDITS_NAMESPACE      the set of users, where a worker has no configuration
+    --partitions     CREDITS_PARTITIONS     how many there are, where a worker has none
 
 A flag wins over a variable: naming a server by a flag passes over an embedded folder in the
 environment, and the other way round. Naming both in one place is a mistake.
@@ -35,22 +37,37 @@ class Settings:
         database_url: The ledger.
         embedded: The folder of an embedded server and ledger.
         config: The configuration file.
+        namespace: The set of users.
+        partitions: How many partitions they fall into.
     """
 
     redis_url: str | None = None
     database_url: str | None = None
     embedded: Path | None = None
     config: Path | None = None
+    namespace: str | None = None
+    partitions: int | None = None
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
-        """What the environment says; an empty variable says nothing."""
-        embedded, config = (environment.get(PREFIX + name) for name in ("EMBEDDED", "CONFIG"))
+        """What the environment says; an empty variable says nothing.
+
+        Raises:
+            ConfigurationError: CREDITS_PARTITIONS is not a number.
+        """
+        given = {
+            name.removeprefix(PREFIX): value
+            for name, value in environment.items()
+            if value and name.startswith(PREFIX)
+        }
+        embedded, config, partitions = map(given.get, ("EMBEDDED", "CONFIG", "PARTITIONS"))
         return cls(
-            redis_url=environment.get(PREFIX + "REDIS_URL") or None,
-            database_url=environment.get(PREFIX + "DATABASE_URL") or None,
+            redis_url=given.get("REDIS_URL"),
+            database_url=given.get("DATABASE_URL"),
             embedded=Path(embedded) if embedded else None,
             config=Path(config) if config else None,
+            namespace=given.get("NAMESPACE"),
+            partitions=_number(partitions) if partitions else None,
         )
 
     def over(self, environment: Settings) -> Settings:
@@ -68,6 +85,8 @@ class Settings:
             database_url=self.database_url or environment.database_url,
             embedded=self.embedded or environment.embedded,
             config=self.config or environment.config,
+            namespace=self.namespace or environment.namespace,
+            partitions=self.partitions or environment.partitions,
         )
         if settings.embedded is not None and (settings.redis_url or settings.database_url):
             problem = "a folder has both servers; name it (--embedded) or their URLs, not both"
@@ -111,6 +130,12 @@ _FLAGS: Final = ("--redis-url", "--database-url", "--embedded", "--config")
 _VARIABLES: Final = tuple(
     PREFIX + flag.removeprefix("--").upper().replace("-", "_") for flag in _FLAGS
 )
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigurationError(Problem(PREFIX + "PARTITIONS", f"{text!r} is not a number"))
+    return int(text)
 
 
 def _needed(name: str, value: str | None, index: int) -> str:

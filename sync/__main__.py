@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from credits_fast.config import load_config
-from credits_fast.errors import ConfigurationError, CreditsError, Problem
+from credits_fast.errors import CreditsError
 from credits_fast.exit_codes import ExitCode, error_line, exit_code
 from credits_fast.log_output import log_to_stderr
 from credits_fast.settings import PREFIX, Settings
@@ -32,8 +32,8 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         settings = Settings.of(environment)
         config = worker_config(
             load_config(settings.config) if settings.config else None,
-            namespace=environment.get(PREFIX + "NAMESPACE") or None,
-            partitions=_number(environment.get(PREFIX + "PARTITIONS")),
+            namespace=settings.namespace,
+            partitions=settings.partitions,
         )
         asyncio.run(serve_until_signalled(settings, config))
     except CreditsError as error:
@@ -42,14 +42,6 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     return ExitCode.OK
-
-
-def _number(text: str | None) -> int | None:
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise ConfigurationError(Problem(PREFIX + "PARTITIONS", f"{text!r} is not a number"))
-    return int(text)
 
 
 if __name__ == "__main__":

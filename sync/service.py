@@ -137,26 +137,34 @@ async def serve(
         IncompatibleFormatError: Another version wrote the data in another format.
         UnavailableError: A server cannot be reached at the start; later the worker waits for it.
     """
-    started = time.monotonic()
-    partitions = Partitions(config.namespace, config.partitions)
     lane = await Lane.open(endpoint)
-    worker = SyncWorker(endpoint, database, partitions, config.sync)
-    report = _Report(worker, lane, endpoint, database, partitions)
-    reporting: asyncio.Task[None] | None = None
+    report = _Report(lane, endpoint, database, Partitions(config.namespace, config.partitions))
     try:
         await check_server(lane)
         await schema.check(database)
+        return await _serve(report, config, stop, report_ms)
+    finally:
+        await report.close()
+
+
+async def _serve(
+    report: _Report, config: CreditsConfig, stop: asyncio.Event, report_ms: int
+) -> Served:
+    started = time.monotonic()
+    worker = SyncWorker(report.endpoint, report.database, report.partitions, config.sync)
+    reporting = asyncio.create_task(report.repeat(worker, report_ms / 1_000))
+    try:
         await worker.start()
-        _log.info("worker %s: %s into %s", worker.id, endpoint.address, address(database))
-        reporting = asyncio.create_task(report.repeat(report_ms / 1_000))
+        where = report.endpoint.address, address(report.database)
+        _log.info("worker %s carries from %s into %s", worker.id, *where)
         await _run(worker, stop)
     finally:
-        if reporting is not None:
-            reporting.cancel()
-            await asyncio.gather(reporting, return_exceptions=True)
         set_aside = worker.set_aside
+        reporting.cancel()
+        (ended,) = await asyncio.gather(reporting, return_exceptions=True)
+        if isinstance(ended, Exception):
+            _log.error("the reports had ended early", exc_info=ended)
         await _close(worker)
-        await report.close()
     _log.info("worker %s has ended; it carried %d decisions", worker.id, worker.carried)
     return Served(worker.id, worker.carried, time.monotonic() - started, set_aside)
 
@@ -183,56 +191,48 @@ async def _close(worker: SyncWorker) -> None:
 
 
 class _Report:
-    """What the log says of a running worker."""
+    """What the log says of a running worker, and the connection to find out."""
 
     def __init__(
-        self,
-        worker: SyncWorker,
-        lane: Lane,
-        endpoint: Endpoint,
-        database: AsyncEngine,
-        partitions: Partitions,
+        self, lane: Lane, endpoint: Endpoint, database: AsyncEngine, partitions: Partitions
     ) -> None:
-        self._worker = worker
+        self.endpoint = endpoint
+        self.database = database
+        self.partitions = partitions
         self._lane = lane
-        self._endpoint = endpoint
-        self._database = database
-        self._partitions = partitions
 
-    async def repeat(self, seconds: float) -> None:
+    async def repeat(self, worker: SyncWorker, seconds: float) -> None:
         """Report every so many seconds, for ever."""
-        carried, since = self._worker.carried, time.monotonic()
+        carried, since = worker.carried, time.monotonic()
         while True:
             await asyncio.sleep(seconds)
-            now = time.monotonic()
-            lag = await self._lag_ms()
-            facts = {
-                "carried": self._worker.carried,
-                "carried_per_s": round((self._worker.carried - carried) / (now - since)),
-                "lag_ms": lag,
-                "owned": len(self._worker.owned),
-                "set_aside": self._worker.set_aside,
-            }
-            carried, since = self._worker.carried, now
-            self._say(facts)
+            lag, now = await self._lag_ms(), time.monotonic()
+            self._say(worker, (worker.carried - carried) / (now - since), lag)
+            carried, since = worker.carried, now
 
     async def close(self) -> None:
         """End the connection."""
         await self._lane.close()
 
-    def _say(self, facts: dict[str, Any]) -> None:
-        lag = "unknown" if facts["lag_ms"] is None else f"{facts['lag_ms']:,} ms"
-        aside = facts["set_aside"]
+    def _say(self, worker: SyncWorker, carried_per_s: float, lag: int | None) -> None:
+        set_aside = worker.set_aside
+        reasons = "; ".join(f"{number}: {reason}" for number, reason in set_aside.items())
         _log.log(
-            logging.ERROR if aside else logging.INFO,
+            logging.ERROR if set_aside else logging.INFO,
             "carried %s decisions (%s/s), lag %s, %d of %d partitions%s",
-            f"{facts['carried']:,}",
-            f"{facts['carried_per_s']:,}",
-            lag,
-            facts["owned"],
-            len(self._partitions),
-            f", set aside: {'; '.join(f'{n}: {why}' for n, why in aside.items())}" if aside else "",
-            extra=facts,
+            f"{worker.carried:,}",
+            f"{carried_per_s:,.0f}",
+            "unknown" if lag is None else f"{lag:,} ms",
+            len(worker.owned),
+            len(self.partitions),
+            f", set aside: {reasons}" if reasons else "",
+            extra={
+                "carried": worker.carried,
+                "carried_per_s": round(carried_per_s),
+                "lag_ms": lag,
+                "owned": len(worker.owned),
+                "set_aside": set_aside,
+            },
         )
 
     async def _lag_ms(self) -> int | None:
@@ -240,6 +240,6 @@ class _Report:
         with suppress(CreditsError):
             if not self._lane.is_open:
                 await self._lane.close()
-                self._lane = await Lane.open(self._endpoint)
-            return await lag_ms(self._lane, self._database, self._partitions)
+                self._lane = await Lane.open(self.endpoint)
+            return await lag_ms(self._lane, self.database, self.partitions)
         return None

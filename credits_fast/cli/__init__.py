@@ -21,9 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from credits_fast.cli.app import run  # noqa: PLC0415  # an extra, perhaps absent
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
             raise
-        problem = f"the command line needs {error.name}: pip install 'credits-fast[cli]'"
+        problem = f"the command line needs {missing}: pip install 'credits-fast[cli]'"
         sys.stderr.write(f"error: USAGE: {problem}\n")
         return ExitCode.USAGE
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from credits_fast.cli.command import command
 from credits_fast.cli.options import ConfigFile, DatabaseUrl, RedisUrl, configuration
 from credits_fast.cli.output import Answer
 from credits_fast.config import CreditsConfig
-from credits_fast.settings import PREFIX, Settings
+from credits_fast.settings import Settings
 
 __all__ = ["add_to"]
 
@@ -29,12 +29,22 @@ class _Servers:
     redis_url: RedisUrl = None
     database_url: DatabaseUrl = None
     config: ConfigFile = None
+    namespace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The set of users. [CREDITS_NAMESPACE]")
+    ] = None
+    partitions: Annotated[
+        int | None, typer.Option(metavar="N", help="How many there are. [CREDITS_PARTITIONS]")
+    ] = None
 
     @property
     def settings(self) -> Settings:
         """What the flags say, and the environment behind them."""
         flags = Settings(
-            redis_url=self.redis_url, database_url=self.database_url, config=self.config
+            redis_url=self.redis_url,
+            database_url=self.database_url,
+            config=self.config,
+            namespace=self.namespace,
+            partitions=self.partitions,
         )
         return flags.over(Settings.of(os.environ))
 
@@ -43,12 +53,6 @@ class _Servers:
 class _Sync:
     """How the worker goes about it; what is not given is as configured."""
 
-    namespace: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The set of users. [CREDITS_NAMESPACE]")
-    ] = None
-    partitions: Annotated[
-        int | None, typer.Option(metavar="N", help="How many there are. [CREDITS_PARTITIONS]")
-    ] = None
     poll_ms: Annotated[
         int | None, typer.Option(metavar="MS", help="Pause between looks at an empty journal.")
     ] = None
@@ -74,8 +78,8 @@ async def worker(
     settings = servers.settings
     config = worker_config(
         _configured(settings),
-        namespace=sync.namespace or os.environ.get(PREFIX + "NAMESPACE") or None,
-        partitions=sync.partitions,
+        namespace=settings.namespace,
+        partitions=settings.partitions,
         poll_ms=sync.poll_ms,
         lease_ms=sync.lease_ms,
         batch_max=sync.batch_max,

@@ -19,7 +19,7 @@ from credits_fast.settings import Settings
 __all__ = ["add_to"]
 
 _USERS: Final = 1_000
-_REQUESTS: Final = 60_000
+_REQUESTS: Final = 50_000
 _CALLERS: Final = 64
 _SEED: Final = 2026
 _STDOUT: Final = "-"

@@ -72,24 +72,27 @@ async def _watched(run: Run, gauge: LagGauge, scenario: Scenario, stage: Stage) 
         async with watching(screen_, lambda: Sight("users", run.meter.created, people)):
             await run.create_people()
         async with (
-            _gauging(gauge, stage),
             watching(screen_, lambda: Sight("steps", run.meter.steps, steps, _pace(run, gauge))),
+            _measuring(gauge),
         ):
             await run.perform()
+            await stage.engine.wait_recorded(timeout_ms=_RECORDED_MS)
+        complaints = len(run.complaints)
+        async with watching(screen_, lambda: Sight("refunds", run.meter.refunds, complaints)):
+            await run.give_back()
+            await stage.engine.wait_recorded(timeout_ms=_RECORDED_MS)
 
 
 @asynccontextmanager
-async def _gauging(gauge: LagGauge, stage: Stage) -> AsyncGenerator[None, None]:
-    """Measure the lag of the work inside, and until all of it is recorded."""
-    measuring = asyncio.create_task(gauge.run())
+async def _measuring(gauge: LagGauge) -> AsyncGenerator[None, None]:
+    """Measure the lag of the work inside."""
+    task = asyncio.create_task(gauge.run())
     try:
         yield
-        await stage.engine.wait_recorded(timeout_ms=_RECORDED_MS)
-        measuring.cancel()
-        await gauge.finish()
     finally:
-        measuring.cancel()
-        await asyncio.gather(measuring, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await gauge.finish()
 
 
 def _pace(run: Run, gauge: LagGauge) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,11 +20,26 @@ if TYPE_CHECKING:
     from credits_fast.engine import CreditsEngine
     from credits_fast.types import ChargeResult, TierChangeResult
 
-__all__ = ["Meter", "Run"]
+__all__ = ["Complaint", "Meter", "Run"]
 
 _CREATORS: Final = 8
 """Users created at once: each is a commit of its own, and the database writes one at a time."""
 _RENEWED_UNTIL: Final = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """A charge to give back.
+
+    Attributes:
+        user: Whose.
+        charge: Its transaction id.
+        cost: What it took.
+    """
+
+    user: str
+    charge: str
+    cost: Decimal
 
 
 @dataclass(slots=True)
@@ -34,6 +49,7 @@ class Meter:
     Attributes:
         created: Users created.
         steps: Steps finished.
+        refunds: Charges given back.
         latencies_ms: How long each call of `charge` took, refused and replayed ones included.
         started: When the first step began, by the monotonic clock.
         ended: When the last one had ended.
@@ -41,6 +57,7 @@ class Meter:
 
     created: int = 0
     steps: int = 0
+    refunds: int = 0
     latencies_ms: list[float] = field(default_factory=list[float])
     started: float = 0.0
     ended: float = 0.0
@@ -54,6 +71,11 @@ class Meter:
 class Run:
     """One run of a scenario.
 
+    Attributes:
+        books: What was acknowledged.
+        meter: How far it is.
+        complaints: Charges that are to be given back.
+
     Args:
         engine: An open engine without users.
         scenario: What to ask for.
@@ -66,6 +88,7 @@ class Run:
     ) -> None:
         self.books = Books()
         self.meter = Meter()
+        self.complaints: list[Complaint] = []
         self._engine = engine
         self._scenario = scenario
         self._callers = callers
@@ -83,6 +106,15 @@ class Run:
         await _share(self._callers, self._scenario.steps, self._step)
         self.meter.ended = time.monotonic()
 
+    async def give_back(self) -> None:
+        """Refund what was complained about, once it is recorded: the ledger knows the charges."""
+
+        async def refund(complaint: Complaint) -> None:
+            await self._noted(self._refund(complaint))
+            self.meter.refunds += 1
+
+        await _share(self._callers, self.complaints, refund)
+
     async def _create(self, person: Person) -> None:
         await self._engine.create_user(person.id, credits=person.credits, tier=person.tier)
         first = Decimal(person.credits)
@@ -93,13 +125,17 @@ class Run:
         if self._speed is not None:
             due = self.meter.started + step.at / self._speed
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await self._noted(self._request(step) if isinstance(step, Request) else self._move(step))
+        self.meter.steps += 1
+
+    async def _noted(self, work: Awaitable[None]) -> None:
+        """Do it; a refusal or an answer that never came is noted in the books."""
         try:
-            await (self._request(step) if isinstance(step, Request) else self._move(step))
+            await work
         except RefusedError as error:
             self.books.refusals[error.code] += 1
         except OutcomeUnknownError as error:
             self.books.unknown.add(error.operation_id)
-        self.meter.steps += 1
 
     async def _request(self, request: Request) -> None:
         try:
@@ -115,7 +151,7 @@ class Run:
             if again.transaction_id != result.transaction_id:
                 self.books.again.append(again.transaction_id)
         if request.refunded and result.cost:
-            await self._refund(request, result)
+            self.complaints.append(Complaint(request.user, result.transaction_id, result.cost))
 
     async def _charge(self, request: Request) -> ChargeResult:
         started = time.perf_counter()
@@ -147,11 +183,11 @@ class Run:
             result.transaction_id, user, "grant", result.amount, replayed=result.replayed
         )
 
-    async def _refund(self, request: Request, charge: ChargeResult) -> None:
+    async def _refund(self, complaint: Complaint) -> None:
         result = await self._engine.refund(
-            request.user, charge.cost, ACTION, transaction_id=charge.transaction_id
+            complaint.user, complaint.cost, ACTION, transaction_id=complaint.charge
         )
-        self.books.acknowledge(result.transaction_id, request.user, "refund", result.amount)
+        self.books.acknowledge(result.transaction_id, complaint.user, "refund", result.amount)
 
     async def _move(self, move: TierMove) -> None:
         result = await self._change_tier(move)

@@ -73,7 +73,8 @@ def _tokens(row: Mapping[str, str | None]) -> Tokens:
 
 def _seconds(text: str) -> float:
     try:
-        return float(text) if text.replace(".", "", 1).isdecimal() else _moment(text).timestamp()
+        number = text.replace(".", "", 1).isdecimal() and len(text) <= _SHOWN_MAX
+        return float(text) if number else _moment(text).timestamp()
     except (ValueError, OverflowError):
         problem = f"{COLUMNS[0]} is no time such as 2023-11-16 18:17:03.97, but {_shown(text)}"
         raise ValueError(problem) from None
