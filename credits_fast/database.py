@@ -38,6 +38,7 @@ _DRIVERS: Final = {
     "postgresql+psycopg": "postgresql+psycopg",
     "sqlite": "sqlite+aiosqlite",
 }
+_EXTRAS: Final = {"aiosqlite": "sqlite", "psycopg": "psycopg"}
 _SQLITE_BUSY_MS: Final = 10_000
 _READS_ONLY: Final = "credits_fast_reads_only"
 
@@ -58,12 +59,11 @@ def connect(url: str) -> AsyncEngine:
                 return create_async_engine(parsed, pool_pre_ping=True)
             case name:
                 raise _unusable(f"{name} is not supported; PostgreSQL and SQLite are")
-    except (
-        ArgumentError,
-        InvalidRequestError,
-        ModuleNotFoundError,
-        NoSuchModuleError,
-    ) as error:
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "", "")
+        hint = f": pip install 'credits-fast[{extra}]'" if extra else ""
+        raise _unusable(f"its driver {error.name} is not installed{hint}") from error
+    except (ArgumentError, InvalidRequestError, NoSuchModuleError) as error:
         raise _unusable(str(error)) from error
     except ValueError:  # it quotes what should have been the port, perhaps a piece of a password
         raise _unusable("its port is not a number") from None

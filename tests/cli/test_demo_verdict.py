@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from credits_fast.cli.demo import play
 from credits_fast.cli.demo.books import Acknowledged, Books
 from credits_fast.cli.demo.run import Run
-from credits_fast.cli.demo.scenario import config_text, draw_tokens, scenario
+from credits_fast.cli.demo.scenario import Tokens, config_text, draw_tokens, scenario
 from credits_fast.cli.demo.verify import Verdict, verify
-from credits_fast.config import load_config
+from credits_fast.config import CreditsConfig, load_config
 from credits_fast.database import writing
 from credits_fast.engine import CreditsEngine
 from credits_fast.sync.tables import audit_logs, transactions, users
@@ -45,10 +45,15 @@ class Played:
 
 
 @pytest.fixture
-async def played(tmp_path: Path) -> AsyncIterator[Played]:
+def config(tmp_path: Path) -> CreditsConfig:
     path = tmp_path / "credits.toml"
     path.write_text(config_text("demo"))
-    async with open_kit(load_config(path)) as kit:
+    return load_config(path)
+
+
+@pytest.fixture
+async def played(config: CreditsConfig) -> AsyncIterator[Played]:
+    async with open_kit(config) as kit:
         run = Run(kit.engine, scenario(1, 10, [*draw_tokens(1, 120)]), callers=8, speed=None)
         await run.create_people()
         await run.perform()
@@ -196,6 +201,17 @@ async def test_the_ledger_settles_what_was_never_answered(played: Played) -> Non
 
     assert ((id_,), []) == (unsettled.duplicated, settled.problems)
     assert entry == played.books.entries[id_]
+
+
+async def test_a_paced_run_takes_every_step(config: CreditsConfig) -> None:
+    requests = [Tokens(float(second), 100, 10) for second in range(40)]
+    async with open_kit(config) as kit:
+        drawn = scenario(1, 10, requests)
+        run = Run(kit.engine, drawn, callers=4, speed=1_000_000.0)
+        await run.create_people()
+        await run.perform()
+
+    assert len(drawn.steps) == run.meter.steps
 
 
 @pytest.mark.parametrize("plant", [lose_a_row, double_a_row, change_a_balance])

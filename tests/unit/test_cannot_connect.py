@@ -1,5 +1,6 @@
 """Where a server cannot be reached or named, one error says which and where, never the password."""
 
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -56,6 +57,25 @@ def test_a_database_url_that_cannot_be_used_is_a_configuration_error(url: str) -
         connect(url)
 
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("expected", "url", "driver"),
+    [
+        ("credits-fast[sqlite]", "sqlite:///credits.db", "aiosqlite"),
+        ("credits-fast[psycopg]", "postgresql+psycopg://host/ledger", "psycopg"),
+        ("its driver asyncpg is not installed", "postgresql://host/ledger", "asyncpg"),
+    ],
+)
+def test_a_driver_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, expected: str, url: str, driver: str
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+
+    with pytest.raises(ConfigurationError) as caught:
+        connect(url)
+
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(

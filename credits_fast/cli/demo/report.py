@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from credits_fast.amounts import to_micros
+from credits_fast.amounts import MICROS_PER_CREDIT
 from credits_fast.cli.history import ledger_table
 from credits_fast.cli.words import amount
 from credits_fast.version import __version__
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "document", "percentile", "summary"]
 
 _INDENT: Final = (0, 0, 0, 2)
-_QUERY: Final = "SELECT kind, count(*), sum(amount) FROM transactions GROUP BY kind"
+_QUERY: Final = "SELECT kind, count(*), round(sum(amount), 2) FROM transactions GROUP BY 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Outcome:
     sample: Sequence[Transaction]
 
     @property
-    def calls_per_s(self) -> float:
+    def charges_per_s(self) -> float:
         """Acknowledged charges a second."""
         return self.verdict.counts["charge"] / self.meter.seconds if self.meter.seconds else 0.0
 
@@ -95,7 +95,7 @@ def document(outcome: Outcome) -> dict[str, object]:
         "lost": len(verdict.lost),
         "duplicated": len(verdict.duplicated),
         "altered": len(verdict.altered),
-        "drift": to_micros(verdict.drift),
+        "drift": int(verdict.drift * MICROS_PER_CREDIT),
         "granted": sheet.granted,
         "refunded": sheet.refunded,
         "charged": sheet.charged,
@@ -104,7 +104,7 @@ def document(outcome: Outcome) -> dict[str, object]:
         "users": sheet.users,
         "redis_users_compared": verdict.redis.compared,
         "redis_users_differing": len(verdict.redis.differing),
-        "charges_per_s": round(outcome.calls_per_s, 1),
+        "charges_per_s": round(outcome.charges_per_s, 1),
         "p50_ms": round(percentile(meter.latencies_ms, 50), 3),
         "p99_ms": round(percentile(meter.latencies_ms, 99), 3),
         "sync_lag_p50_ms": round(percentile(outcome.lag_ms, 50), 1),
@@ -157,7 +157,7 @@ def _happened(outcome: Outcome) -> Table:
     top_ups = counts["grant"] - len(outcome.scenario.people)
     moves = (_counted(number, move) for move, number in sorted(books.moves.items()))
     rows = (
-        ("charges", counts["charge"], f"{outcome.calls_per_s:,.0f} per second, {latency}"),
+        ("charges", counts["charge"], f"{outcome.charges_per_s:,.0f} per second, {latency}"),
         ("refusals", books.refusals.total(), _refusals(outcome)),
         ("replays", books.replays.total(), "the same key again: the first result, nothing taken"),
         ("grants", counts["grant"], f"first credits, and {top_ups:,} purchases of those run dry"),
