@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from credits_fast.keys import Partitions
     from credits_fast.lane import Lane
 
-__all__ = ["BalanceSheet", "balance_sheet", "redis_differs"]
+__all__ = ["BalanceSheet", "RedisComparison", "balance_sheet", "compare_redis", "redis_differs"]
 
 _LOOKS_AT_ONCE: Final = 1_000
 
@@ -67,6 +67,23 @@ class BalanceSheet:
         return made == self.balances and not self.differing
 
 
+@dataclass(frozen=True, slots=True)
+class RedisComparison:
+    """Redis beside the ledger, user by user.
+
+    Attributes:
+        users: Users of the ledger.
+        compared: How many of them Redis knows; the others are cold and are loaded from the ledger.
+        differing: Users with another balance or sequence, each with what is wrong.
+        drift: The sum of the absolute differences of balances, in credits.
+    """
+
+    users: int
+    compared: int
+    differing: dict[str, str] = field(default_factory=dict[str, str])
+    drift: Decimal = Decimal(0)
+
+
 async def balance_sheet(database: AsyncEngine) -> BalanceSheet:
     """The ledger summed up, in one snapshot where the database gives one.
 
@@ -98,7 +115,16 @@ async def redis_differs(
     lane: Lane,
     partitions: Partitions,
 ) -> dict[str, str]:
-    """Users whom Redis knows with another balance or sequence than the ledger, and which.
+    """The users of `compare_redis` that differ, and how."""
+    return (await compare_redis(database, lane, partitions)).differing
+
+
+async def compare_redis(
+    database: AsyncEngine,
+    lane: Lane,
+    partitions: Partitions,
+) -> RedisComparison:
+    """Redis beside the ledger, user by user.
 
     Call it when nothing is under way and everything is recorded: it compares two stores one after the
     other. A user whom Redis does not know is cold, and agrees with the ledger by being loaded from it.
@@ -110,18 +136,23 @@ async def redis_differs(
     query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
     async with reading(database) as connection:
         recorded = (await connection.execute(query)).all()
+    compared = drift = 0
     differing: dict[str, str] = {}
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
         rows = recorded[start : start + _LOOKS_AT_ONCE]
         requests = (_look(partitions, row[0]) for row in rows)
         replies = await lane.execute_all(*requests)
         for (user, balance, sequence), (held, held_sequence) in zip(rows, replies, strict=True):
-            if held is not None and (int(held), int(held_sequence)) != (balance, sequence):
+            if held is None:
+                continue
+            compared += 1
+            drift += abs(int(held) - balance)
+            if (int(held), int(held_sequence)) != (balance, sequence):
                 differing[user] = (
                     f"Redis has {to_credits(int(held))} at sequence {int(held_sequence)}, "
                     f"the ledger {to_credits(balance)} at {sequence}"
                 )
-    return differing
+    return RedisComparison(len(recorded), compared, differing, to_credits(drift))
 
 
 _SUMS: Final = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
+    InvalidRequestError,
     NoSuchModuleError,
     ProgrammingError,
 )
@@ -36,6 +38,7 @@ _DRIVERS: Final = {
     "postgresql+psycopg": "postgresql+psycopg",
     "sqlite": "sqlite+aiosqlite",
 }
+_EXTRAS: Final = {"aiosqlite": "sqlite", "psycopg": "psycopg"}
 _SQLITE_BUSY_MS: Final = 10_000
 _READS_ONLY: Final = "credits_fast_reads_only"
 
@@ -49,18 +52,35 @@ def connect(url: str) -> AsyncEngine:
     try:
         parsed = make_url(url)
         parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-        if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed)
-        return create_async_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise ConfigurationError(
-            Problem("database_url", f"cannot be used: {error}", "database_url"),
-        ) from error
+        match parsed.get_backend_name():
+            case "sqlite":
+                return _sqlite(parsed)
+            case "postgresql":
+                return create_async_engine(parsed, pool_pre_ping=True)
+            case name:
+                raise _unusable(f"{name} is not supported; PostgreSQL and SQLite are")
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "", "")
+        hint = f": pip install 'credits-fast[{extra}]'" if extra else ""
+        raise _unusable(f"its driver {error.name} is not installed{hint}") from error
+    except (ArgumentError, InvalidRequestError, NoSuchModuleError) as error:
+        raise _unusable(str(error)) from error
+    except ValueError:  # it quotes what should have been the port, perhaps a piece of a password
+        raise _unusable("its port is not a number") from None
+
+
+def _unusable(problem: str) -> ConfigurationError:
+    return ConfigurationError(
+        Problem("database_url", f"cannot be used: {problem}", "database_url"),
+    )
 
 
 def address(database: AsyncEngine) -> str:
     """Where the database is, for people and logs; never with a password."""
-    return database.url.render_as_string(hide_password=True)
+    query = {
+        name: "***" if "password" in name else value for name, value in database.url.query.items()
+    }
+    return database.url.set(query=query).render_as_string(hide_password=True)
 
 
 @asynccontextmanager
@@ -131,6 +151,13 @@ def _sqlite(url: URL) -> AsyncEngine:
     alone = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
     options: dict[str, Any] = alone if memory else {}
     engine = create_async_engine(url, **options)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connecting(*_: object) -> None:
+        # A file that cannot be opened is found out here: the driver would start a thread for it, which
+        # may outlive the event loop and end in a traceback of its own.
+        if not memory:
+            sqlite3.connect(url.database or "", uri=url.query.get("uri") == "true").close()
 
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _record: object) -> None:

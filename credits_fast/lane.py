@@ -94,17 +94,21 @@ class Endpoint:
         Raises:
             ConfigurationError: It is none of these.
         """
-        scheme, separator, rest = url.partition("://")
+        given, separator, rest = url.partition("://")
+        scheme = _URL_SCHEMES.get(given, given)
+        if not separator or scheme not in _URL_SCHEMES.values():
+            raise _unusable("its scheme is not redis://, rediss:// or unix://")
         try:
-            if not separator:
-                raise ValueError("it has no scheme; redis://, rediss:// or unix:// is expected")  # noqa: TRY301
             pool: ConnectionPool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
-                f"{_URL_SCHEMES.get(scheme, scheme)}://{rest}"
+                f"{scheme}://{rest}"
             )
-        except ValueError as error:
-            raise ConfigurationError(
-                Problem("redis_url", f"cannot be used: {error}", "redis_url"),
-            ) from error
+        except (
+            ValueError
+        ):  # it quotes what should have been the port, perhaps a piece of a password
+            problem = (
+                "its port or an option is wrong; a password's / # ? @ : are written %2F and so on"
+            )
+            raise _unusable(problem) from None
         return cls(pool)
 
     @classmethod
@@ -139,6 +143,10 @@ class Endpoint:
                 "start the server or correct the Redis URL",
             ) from error
         return connection
+
+
+def _unusable(problem: str) -> ConfigurationError:
+    return ConfigurationError(Problem("redis_url", f"cannot be used: {problem}", "redis_url"))
 
 
 class Lane:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from credits_fast.database import reading
-from credits_fast.entries import EntryId
+from credits_fast.entries import NOTHING_YET, EntryId, decode
 from credits_fast.lane import pack
 from credits_fast.sync.tables import sync_partitions
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from credits_fast.keys import Partitions
     from credits_fast.lane import Lane
 
-__all__ = ["behind", "journal_ends"]
+__all__ = ["behind", "journal_ends", "lag_ms", "positions"]
 
 
 async def journal_ends(lane: Lane, partitions: Partitions) -> dict[int, EntryId]:
@@ -40,8 +40,8 @@ async def journal_ends(lane: Lane, partitions: Partitions) -> dict[int, EntryId]
     }
 
 
-async def behind(database: AsyncEngine, ends: Mapping[int, EntryId]) -> set[int]:
-    """The partitions whose ledger has not reached these entries.
+async def positions(database: AsyncEngine) -> dict[int, EntryId]:
+    """The last entry of every partition that the ledger has recorded.
 
     Raises:
         DatabaseUnavailableError: The database cannot be reached.
@@ -49,8 +49,37 @@ async def behind(database: AsyncEngine, ends: Mapping[int, EntryId]) -> set[int]
     columns = sync_partitions.c
     async with reading(database) as connection:
         rows = (await connection.execute(select(columns.partition, columns.last_id))).all()
-    return {
-        row.partition
-        for row in rows
-        if row.partition in ends and EntryId.parse(row.last_id) < ends[row.partition]
-    }
+    return {row.partition: EntryId.parse(row.last_id) for row in rows}
+
+
+async def behind(database: AsyncEngine, ends: Mapping[int, EntryId]) -> set[int]:
+    """The partitions whose ledger has not reached these entries.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached.
+    """
+    recorded = await positions(database)
+    return {number for number, last in recorded.items() if number in ends and last < ends[number]}
+
+
+async def lag_ms(lane: Lane, database: AsyncEngine, partitions: Partitions) -> int:
+    """Milliseconds since the oldest decision that is not in the ledger; 0 where nothing waits.
+
+    The ledger is asked first, so what is recorded in between still counts as waiting.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached.
+        RedisUnavailableError: The server cannot be reached.
+    """
+    recorded = await positions(database)
+    requests = [_look_after(partitions[number].journal, last) for number, last in recorded.items()]
+    (seconds, microseconds), *found = await lane.execute_all(pack((b"TIME",)), *requests)
+    now_us = int(seconds) * 1_000_000 + int(microseconds)
+    waiting = [decode(*entries[0]).time_us for entries in found if entries]
+    return max(0, now_us - min(waiting, default=now_us)) // 1_000
+
+
+def _look_after(journal: bytes, last: EntryId) -> bytes:
+    """A request for the first entry after one."""
+    start = b"-" if str(last) == NOTHING_YET else b"(" + str(last).encode()
+    return pack((b"XRANGE", journal, start, b"+", b"COUNT", b"1"))

@@ -14,6 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import String, inspect, select, table
 from sqlalchemy.sql import column
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["HEAD_LABEL", "check", "head", "upgrade"]
+__all__ = ["HEAD_LABEL", "check", "head", "revision", "upgrade"]
 
 HEAD_LABEL: Final = "credits_fast@head"
 """The newest revision, as an application's own Alembic names it."""
@@ -42,13 +43,31 @@ async def upgrade(database: AsyncEngine) -> str:
     """Apply what is missing, in one transaction where the database can; the revision it is at now.
 
     Raises:
-        SchemaMismatchError: The application's own Alembic keeps the schema, and is behind.
-        DatabaseUnavailableError: It cannot be reached.
+        SchemaMismatchError: A later version, or the application's own Alembic, keeps this schema.
+        DatabaseUnavailableError: The database cannot be reached.
     """
     one_at_a_time = _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-    async with one_at_a_time, writing(database) as connection:
-        await connection.run_sync(_upgrade)
+    try:
+        async with one_at_a_time, writing(database) as connection:
+            await connection.run_sync(_upgrade)
+    except CommandError as error:
+        raise SchemaMismatchError(
+            f"the database {address(database)} cannot be migrated by this version: {error}",
+        ) from error
     return head()
+
+
+async def revision(database: AsyncEngine) -> str | None:
+    """The revision the database is at, None where it has no schema of ours.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached.
+    """
+    async with reading(database) as connection:
+        revisions = await connection.run_sync(_revisions)
+    if head() in revisions:
+        return head()
+    return ", ".join(sorted(name for name in revisions if name.startswith(_PREFIX))) or None
 
 
 async def check(database: AsyncEngine) -> None:
@@ -56,14 +75,12 @@ async def check(database: AsyncEngine) -> None:
 
     Raises:
         SchemaMismatchError: It is not.
-        DatabaseUnavailableError: It cannot be reached.
+        DatabaseUnavailableError: The database cannot be reached.
     """
-    async with reading(database) as connection:
-        revisions = await connection.run_sync(_revisions)
-    if head() in revisions:
+    at = await revision(database)
+    if at == head():
         return
-    ours = sorted(revision for revision in revisions if revision.startswith(_PREFIX))
-    found = f"is at {', '.join(ours)}" if ours else "has no credits-fast schema"
+    found = f"is at {at}" if at else "has no credits-fast schema"
     raise SchemaMismatchError(
         f"the database {address(database)} {found}, {head()} is needed; run: credits-fast migrate",
     )
@@ -71,10 +88,10 @@ async def check(database: AsyncEngine) -> None:
 
 def head() -> str:
     """The newest revision."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    if revision is None:
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    if newest is None:
         raise AssertionError("the package has no revisions")
-    return revision
+    return newest
 
 
 def _config() -> Config:
@@ -86,7 +103,7 @@ def _config() -> Config:
 
 def _upgrade(connection: Connection) -> None:
     if _OWN_TABLE not in inspect(connection).get_table_names():
-        kept = {revision for revision in _revisions(connection) if revision.startswith(_PREFIX)}
+        kept = {name for name in _revisions(connection) if name.startswith(_PREFIX)}
         if head() in kept:
             return
         if kept:

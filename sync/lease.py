@@ -55,6 +55,7 @@ class Leases:
         self._database = database
         self._worker = worker
         self._lease_ms = lease_ms
+        self._is_known = False
 
     async def balance(self, held: Iterable[int]) -> tuple[set[int], list[Claim]]:
         """Which partitions are still ours, and which have become ours.
@@ -65,6 +66,7 @@ class Leases:
             DatabaseUnavailableError: The database cannot be reached.
         """
         columns = sync_partitions.c
+        self._is_known = True
         async with writing(self._database) as connection:
             await self._beat(connection)
             share = await self._share(connection)
@@ -81,8 +83,9 @@ class Leases:
             query = select(columns.partition).where(ours, columns.partition.in_(kept))
             still = {*await connection.scalars(query)}
             claims = await self._claim(connection, share - len(still))
-        for claim in claims:
-            _log.info("worker %s carries partition %d", self._worker, claim.partition)
+        if claims:
+            numbers = ", ".join(str(claim.partition) for claim in claims)
+            _log.info("worker %s carries partitions %s from now on", self._worker, numbers)
         return still, claims
 
     async def release(self, held: Iterable[int]) -> None:
@@ -91,6 +94,8 @@ class Leases:
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
+        if not self._is_known:  # nothing was ever claimed, so there is nothing to give up
+            return
         async with writing(self._database) as connection:
             await self._release(connection, held)
             await connection.execute(delete(sync_workers).where(sync_workers.c.id == self._worker))

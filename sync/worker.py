@@ -69,6 +69,10 @@ class _Owned:
 class SyncWorker:
     """Carries journals into the ledger.
 
+    Attributes:
+        id: The worker's own id, new with every start.
+        carried: How many decisions it has carried so far.
+
     Args:
         endpoint: The Redis server.
         database: The ledger, migrated.
@@ -92,6 +96,7 @@ class SyncWorker:
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         self.id = operation_id()
+        self.carried = 0
         self._endpoint = endpoint
         self._config = config
         self._clock = clock or (lambda: datetime.now(UTC))
@@ -221,6 +226,7 @@ class SyncWorker:
             owned = self._owned[batch.partition]
             owned.synced.append((time.monotonic(), batch.last_id))
             owned.claim.last_id, owned.claim.last_stamp = batch.last_id, batch.last_stamp
+            self.carried += batch.items
         return [*batches]
 
     async def _trim(self, written: Sequence[Batch]) -> None:

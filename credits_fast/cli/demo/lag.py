@@ -1,0 +1,78 @@
+"""How long it takes until what was acknowledged stands in the ledger, measured from outside.
+
+Every few milliseconds the ends of all journals are noted, with the time of asking; a note is answered
+when the ledger's positions have reached every one of them. What is measured is therefore the slowest
+partition, and never less than what a caller would have waited for its row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from credits_fast.recording import journal_ends, positions
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from credits_fast.engine import CreditsEngine
+    from credits_fast.entries import EntryId
+
+__all__ = ["LagGauge"]
+
+_PAUSE_S: Final = 0.02
+
+
+class _Note(NamedTuple):
+    at: float
+    ends: Mapping[int, EntryId]
+
+
+class LagGauge:
+    """Measures the lag while it is left running.
+
+    Attributes:
+        samples_ms: What was measured, in milliseconds.
+    """
+
+    def __init__(self, engine: CreditsEngine, database: AsyncEngine) -> None:
+        self.samples_ms: list[float] = []
+        self._engine = engine
+        self._database = database
+        self._open: deque[_Note] = deque()
+
+    @property
+    def now_ms(self) -> float:
+        """How long the oldest note has been waiting; the last sample where none waits."""
+        if self._open:
+            return (time.monotonic() - self._open[0].at) * 1_000
+        return self.samples_ms[-1] if self.samples_ms else 0.0
+
+    async def run(self) -> None:
+        """Measure for ever; to be cancelled."""
+        while True:
+            await self._note()
+            await self._settle()
+            await asyncio.sleep(_PAUSE_S)
+
+    async def finish(self) -> None:
+        """Settle what is open, once everything is recorded."""
+        await self._settle()
+
+    async def _note(self) -> None:
+        at = time.monotonic()
+        ends = await journal_ends(await self._engine.lane(), self._engine.partitions)
+        self._open.append(_Note(at, ends))
+
+    async def _settle(self) -> None:
+        recorded = await positions(self._database)
+        now = time.monotonic()
+        while self._open and _is_reached(self._open[0].ends, recorded):
+            self.samples_ms.append((now - self._open.popleft().at) * 1_000)
+
+
+def _is_reached(ends: Mapping[int, EntryId], recorded: Mapping[int, EntryId]) -> bool:
+    return all(recorded[number] >= last for number, last in ends.items())

@@ -1,0 +1,213 @@
+"""The options that commands share, in groups: a dataclass is a group, its fields are the options."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from credits_fast.cli.output import Answer, notice, say, say_json
+from credits_fast.config import CreditsConfig, load_config
+from credits_fast.engine import CreditsEngine
+from credits_fast.errors import ConfigurationError, Problem
+from credits_fast.exit_codes import printable
+from credits_fast.log_output import log_to_stderr
+from credits_fast.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = [
+    "ConfigFile",
+    "Connection",
+    "DatabaseUrl",
+    "EmbeddedFolder",
+    "Ledger",
+    "Logging",
+    "Output",
+    "RedisUrl",
+    "configuration",
+]
+
+_WHERE = "Servers"
+_HOW = "Output"
+
+RedisUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-url",
+        metavar="URL",
+        help="The Redis or Valkey server. [CREDITS_REDIS_URL]",
+        rich_help_panel=_WHERE,
+    ),
+]
+DatabaseUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        metavar="URL",
+        help="The ledger: PostgreSQL or SQLite. [CREDITS_DATABASE_URL]",
+        rich_help_panel=_WHERE,
+    ),
+]
+EmbeddedFolder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--embedded",
+        metavar="FOLDER",
+        help="A folder with a Valkey and a ledger of its own, instead of URLs. [CREDITS_EMBEDDED]",
+        rich_help_panel=_WHERE,
+    ),
+]
+ConfigFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Prices and tiers, TOML or JSON. [CREDITS_CONFIG]",
+        rich_help_panel=_WHERE,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logging:
+    """What goes to stderr."""
+
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="debug, info, warning or error. [CREDITS_LOG_LEVEL]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="text or json. [CREDITS_LOG_FORMAT]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_HOW),
+    ] = False
+
+    def begin(self, default_level: str) -> None:
+        """Have the log written from now on."""
+        level = self.log_level or os.environ.get(PREFIX + "LOG_LEVEL") or default_level
+        format_ = self.log_format or os.environ.get(PREFIX + "LOG_FORMAT") or "text"
+        log_to_stderr(level, format_)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output(Logging):
+    """How an ordinary command speaks."""
+
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=_HOW),
+    ] = False
+
+    @property
+    def in_json(self) -> bool:
+        """Whether stdout is for one JSON document."""
+        return self.json
+
+    def give(self, answer: Answer) -> None:
+        """Write the answer."""
+        if self.json:
+            say_json(answer.data)
+        else:
+            say(answer.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The ledger alone."""
+
+    database_url: DatabaseUrl = None
+    embedded: EmbeddedFolder = None
+
+    @property
+    def settings(self) -> Settings:
+        """What the flags say, and the environment behind them."""
+        flags = Settings(database_url=self.database_url, embedded=self.embedded)
+        return flags.over(Settings.of(os.environ))
+
+    def database(self) -> AsyncEngine:
+        """An engine on the ledger.
+
+        Raises:
+            ConfigurationError: It is not named, or cannot be used.
+        """
+        from credits_fast.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
+
+        settings = self.settings
+        if settings.embedded is not None:
+            settings.embedded.mkdir(parents=True, exist_ok=True)
+        return connect(settings.need_database_url())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """The servers and the configuration of a command that works on credits."""
+
+    redis_url: RedisUrl = None
+    database_url: DatabaseUrl = None
+    embedded: EmbeddedFolder = None
+    config: ConfigFile = None
+
+    @property
+    def settings(self) -> Settings:
+        """What the flags say, and the environment behind them."""
+        flags = Settings(
+            redis_url=self.redis_url,
+            database_url=self.database_url,
+            embedded=self.embedded,
+            config=self.config,
+        )
+        return flags.over(Settings.of(os.environ))
+
+    def engine(self) -> CreditsEngine:
+        """The engine, to be opened with `async with`.
+
+        Raises:
+            ConfigurationError: Something is not named, or cannot be used.
+        """
+        settings = self.settings
+        if settings.embedded is not None:
+            return CreditsEngine.embedded(settings.embedded, configuration(settings.need_config()))
+        if settings.redis_url is None and settings.database_url is None:
+            raise ConfigurationError(Problem("servers", _NO_SERVERS, "missing"))
+        return CreditsEngine.from_url(
+            settings.need_redis_url(),
+            settings.need_database_url(),
+            configuration(settings.need_config()),
+        )
+
+
+def configuration(path: Path) -> CreditsConfig:
+    """The configuration in a file; what is legal and probably not meant is told on stderr.
+
+    Raises:
+        ConfigurationError: The file cannot be read or has mistakes.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = load_config(path)
+    for text in config.warnings:
+        notice(f"warning: {path}: {printable(text)}")
+    return config
+
+
+_NO_SERVERS = (
+    "are not named: give --redis-url and --database-url (CREDITS_REDIS_URL, CREDITS_DATABASE_URL), "
+    "or a folder by --embedded (CREDITS_EMBEDDED)"
+)
