@@ -27,7 +27,7 @@ from credits_fast.errors import (
     ScriptFailedError,
 )
 from credits_fast.lane import Lane, LaneLostError, pack
-from credits_fast.server_errors import NOT_ALLOWED, is_not_executed, translated
+from credits_fast.server_errors import is_not_allowed, is_not_executed, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -276,7 +276,7 @@ class _Flight:
         elif isinstance(reply, LaneLostError):
             why = str(reply)
             self.failed(OutcomeUnknownError(w.call.operation_id, why) for w in self.waiting)
-        elif isinstance(reply, NOT_ALLOWED) or is_not_executed(reply):
+        elif is_not_allowed(reply) or is_not_executed(reply):
             self.failed(repeat(translated(reply, self.lane.address)))
         else:
             self.failed(repeat(ScriptFailedError(f"script {self.queue.place[0]}: {reply}")))

@@ -201,7 +201,7 @@ class CreditsEngine:
         """Connect, check that server and database are fit, and open the partitions.
 
         Raises:
-            UnsuitableServerError: Redis may evict balances, or is too old.
+            UnsuitableServerError: Redis may evict balances, is too old, or forbids a command.
             SchemaMismatchError: The database is not migrated, or belongs to another set-up.
             IncompatibleFormatError: Another version wrote the data in another format.
             RedisUnavailableError: Redis cannot be reached.
@@ -210,7 +210,7 @@ class CreditsEngine:
         from credits_fast import schema  # noqa: PLC0415  # Alembic only when used
 
         async def opened() -> None:
-            await check_server(await self._dispatcher.lane())
+            await check_server(await self._dispatcher.lane(), self.partitions[0])
             await schema.check(self._database)
             await self._admission.open_all()
 

@@ -61,6 +61,11 @@ class PartitionKeys:
         """A user's balance and membership."""
         return b"%b:a:%b" % (self.tag, user)
 
+    @property
+    def absent(self) -> bytes:
+        """A key that is never there, to try permissions on."""
+        return b"%b:probe" % self.tag
+
     def record(self, user: bytes, identity: bytes) -> bytes:
         """What is remembered of an operation, under the caller's key or the operation's own id.
 

@@ -21,7 +21,7 @@ from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, Respon
 
 from credits_fast.errors import ConfigurationError, CreditsError, Problem, RedisUnavailableError
 from credits_fast.scripts import SCRIPTS, Script, compiled
-from credits_fast.server_errors import NOT_ALLOWED, translated
+from credits_fast.server_errors import is_not_allowed, translated
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -135,9 +135,9 @@ class Endpoint:
         try:
             await connection.connect()
         except (RedisError, OSError) as error:
-            refusal = error if isinstance(error, NOT_ALLOWED) else error.__cause__
-            if isinstance(refusal, NOT_ALLOWED):  # redis-py wraps what the server said
-                raise translated(refusal, self.address) from error
+            for said in (error, error.__cause__):  # redis-py wraps what the server said
+                if is_not_allowed(said):
+                    raise translated(said, self.address) from error
             raise RedisUnavailableError(
                 f"Redis at {self.address} cannot be reached ({error}); "
                 "start the server or correct the Redis URL",

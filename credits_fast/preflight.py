@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from credits_fast.errors import CreditsError, UnsuitableServerError
+from credits_fast.errors import CreditsError, RedisUnavailableError, UnsuitableServerError
 from credits_fast.lane import info_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane
 
 __all__ = ["check_server", "judge"]
@@ -23,13 +24,28 @@ VALKEY_FLOOR: Final = (7, 2)
 is written with. Valkey's first version is 7.2."""
 
 
-async def check_server(lane: Lane) -> None:
+async def check_server(lane: Lane, partition: PartitionKeys) -> None:
     """Nothing, where the server is fit.
 
+    Args:
+        lane: An open connection to it.
+        partition: Any partition it serves.
+
     Raises:
-        UnsuitableServerError: It may evict balances, or is too old for the scripts.
+        UnsuitableServerError: It may evict balances, is too old for the scripts, or its access rules
+            forbid a command they need.
         RedisUnavailableError: The connection ended.
     """
+    await _check_information(lane)
+    try:
+        await lane.run_script("probe", (partition.absent,), ())
+    except RedisUnavailableError as error:
+        if not lane.is_open:
+            raise
+        _log.warning("permissions at %s could not be tried: %s", lane.address, error)
+
+
+async def _check_information(lane: Lane) -> None:
     try:
         server: bytes = await lane.execute(b"INFO", b"server")
         memory: bytes = await lane.execute(b"INFO", b"memory")

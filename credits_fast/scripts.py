@@ -24,6 +24,7 @@ SCRIPTS: Final = (
     "load",
     "load_charge",
     "open",
+    "probe",
     "refund",
     "refuse",
     "remember",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeGuard
 
 from redis.exceptions import (
     AuthenticationError,
@@ -19,10 +19,10 @@ from redis.exceptions import (
 
 from credits_fast.errors import CreditsError, RedisUnavailableError, UnsuitableServerError
 
-__all__ = ["NOT_ALLOWED", "is_not_executed", "translated"]
+__all__ = ["is_not_allowed", "is_not_executed", "translated"]
 
-NOT_ALLOWED: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
-"""The server's access rules forbid the request: a mistake of the set-up."""
+_NOT_ALLOWED: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+_NOT_ALLOWED_IN_SCRIPT: Final = "ACL failure in script"
 
 _NOT_EXECUTED: Final = (
     BusyLoadingError,
@@ -36,6 +36,11 @@ _NOT_EXECUTED: Final = (
 _NOT_EXECUTED_CODES: Final = ("BUSY", "MISCONF", "NOREPLICAS")
 
 
+def is_not_allowed(error: BaseException | None) -> TypeGuard[BaseException]:
+    """Whether the server's access rules forbid the request: a mistake of the set-up."""
+    return isinstance(error, _NOT_ALLOWED) or str(error).startswith(_NOT_ALLOWED_IN_SCRIPT)
+
+
 def is_not_executed(error: Exception) -> bool:
     """Whether the server says that it did not execute the request, and may do so later.
 
@@ -46,8 +51,8 @@ def is_not_executed(error: Exception) -> bool:
     return isinstance(error, _NOT_EXECUTED) or code in _NOT_EXECUTED_CODES
 
 
-def translated(error: Exception, address: str) -> CreditsError:
+def translated(error: BaseException, address: str) -> CreditsError:
     """Our error for a refusal of a request that changes nothing, or that was not executed."""
-    if isinstance(error, NOT_ALLOWED):
+    if is_not_allowed(error):
         return UnsuitableServerError(f"Redis at {address} does not allow this: {error}")
     return RedisUnavailableError(f"Redis at {address} cannot answer: {error}")

@@ -132,15 +132,16 @@ async def serve(
     """Carry journals into the ledger until told to stop, and say now and then how it goes.
 
     Raises:
-        UnsuitableServerError: Redis may evict balances, or is too old.
+        UnsuitableServerError: Redis may evict balances, is too old, or forbids a command.
         SchemaMismatchError: The database is not migrated, or belongs to another set-up.
         IncompatibleFormatError: Another version wrote the data in another format.
         UnavailableError: A server cannot be reached at the start; later the worker waits for it.
     """
     lane = await Lane.open(endpoint)
-    report = _Report(lane, endpoint, database, Partitions(config.namespace, config.partitions))
+    partitions = Partitions(config.namespace, config.partitions)
+    report = _Report(lane, endpoint, database, partitions)
     try:
-        await check_server(lane)
+        await check_server(lane, partitions[0])
         await schema.check(database)
         return await _serve(report, config, stop, report_ms)
     finally:

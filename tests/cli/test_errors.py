@@ -11,7 +11,7 @@ from credits_fast.engine import CreditsEngine
 from credits_fast.errors import OutcomeUnknownError
 from tests.cli.conftest import Program, Shop
 
-SECRET = "hunter2"  # noqa: S105  # opens nothing
+SECRET = "hunter2"  # opens nothing
 
 REFUSED = [
     ("USER_NOT_FOUND: user 'bob' does not exist", "balance bob"),

@@ -162,3 +162,12 @@ def test_the_key_map_is_the_one_of_the_code() -> None:
         for name in (keys.account(b"u"), keys.record(b"u", b"k"), keys.refunded(b"t"))
     }
     assert families == set(re.findall(r"^\| `\{ns:p\.salt\}:(\w)", readme, re.MULTILINE))
+
+
+def test_the_probe_uses_every_command_of_every_script() -> None:
+    def commands(name: str) -> set[str]:
+        return {*re.findall(r"redis\.call\(\s*'(\w+)'", source(name))}
+
+    used = {command for name in SCRIPTS if name != "probe" for command in commands(name)}
+
+    assert used == commands("probe")

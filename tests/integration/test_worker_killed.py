@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import func, select
@@ -36,7 +36,7 @@ USERS: Final = 50
 _WAVE: Final = 100
 _ENDS_WITHIN_S: Final = 60
 
-CONFIG: Final = {
+CONFIG: Final[dict[str, Any]] = {
     "costs": {"chat": {"default": 1}},
     "membership": {"tiers": {}},
     "partitions": 4,

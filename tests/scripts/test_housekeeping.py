@@ -165,3 +165,10 @@ async def test_without_memory_nothing_is_half_done_and_replays_go_on(bench: Benc
         await bench.lane.execute(b"CONFIG", b"SET", b"maxmemory", b"0")
     assert ("99", "1") == ((await bench.fields())["b"], (await bench.fields())["s"])
     assert 1 == len(await bench.journal())
+
+
+async def test_the_probe_leaves_nothing(bench: Bench) -> None:
+    before = await bench.lane.execute(b"DBSIZE")
+
+    assert b"ok" == await bench.lane.run_script("probe", (bench.keys.absent,), ())
+    assert before == await bench.lane.execute(b"DBSIZE")

@@ -17,7 +17,7 @@ from credits_fast.database import address, connect, writing
 from credits_fast.lane import Endpoint
 from credits_fast.schema import check, head, revision, upgrade
 
-SECRET = "hunter2"  # noqa: S105  # opens nothing
+SECRET = "hunter2"  # opens nothing
 
 
 @pytest.mark.parametrize(
