@@ -14,7 +14,11 @@ from credits_fast import CreditsEngine
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted(path for path in ROOT.rglob("*.md") if ".venv" not in path.parts)
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
 _ENDS_WITHIN_S = 60
 
 
