@@ -85,11 +85,13 @@ class Gate:
         self._read = SyncWorker._read
         self._write = Ledger.write
         self.writes = 0
+        self.decisions = 0
         self.instead: Callable[[], Any] | None = None
         gate = self
 
         async def read(worker: SyncWorker, *under_way: Any) -> list[Batch]:
             batches = await gate._read(worker, *under_way)
+            gate.decisions += sum(batch.items for batch in batches)
             if under_way:
                 assert batches
                 gate.has_read_ahead.set()
@@ -111,10 +113,11 @@ class Gate:
 async def test_while_it_is_behind_the_next_batch_is_read_before_one_is_written(
     late_kit: CreditsKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Gate(monkeypatch)
+    gate = Gate(monkeypatch)
     worker = new_worker(late_kit)
 
     assert DECISIONS == await worker.drain()
+    assert DECISIONS == gate.decisions  # nothing that was read ahead had to be read again
 
     await worker.close()
     await assert_recorded_once(late_kit)
