@@ -6,8 +6,7 @@ of it (source: measured, asyncpg under SQLAlchemy).
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_fast.errors import DatabaseUnavailableError
@@ -29,7 +28,7 @@ async def copy_rows(
     connection: AsyncConnection,
     table: str,
     columns: Sequence[str],
-    lines: bytes,
+    pieces: Iterable[bytes],
 ) -> None:
     """Copy lines into a table, inside the transaction that has begun.
 
@@ -37,7 +36,7 @@ async def copy_rows(
         connection: A connection that has executed a statement in this transaction.
         table: The table.
         columns: The columns the lines have, in their order.
-        lines: The text format of COPY.
+        pieces: The text format of COPY, whole lines in each.
 
     Raises:
         RowsRefusedError: A row was refused.
@@ -47,10 +46,10 @@ async def copy_rows(
     driver: Any = raw.driver_connection
     try:
         if connection.dialect.driver == "asyncpg":
-            source = io.BytesIO(lines)
+            source = _one_by_one(pieces)
             await driver.copy_to_table(table, source=source, columns=[*columns], format="text")
         else:
-            await _copy_with_psycopg(driver, table, columns, lines)
+            await _copy_with_psycopg(driver, table, columns, pieces)
     except Exception as error:  # the driver's own, which SQLAlchemy does not see
         raise _translated(error) from error
 
@@ -59,14 +58,21 @@ async def _copy_with_psycopg(
     driver: Any,
     table: str,
     columns: Sequence[str],
-    lines: bytes,
+    pieces: Iterable[bytes],
 ) -> None:
     names = ", ".join(f'"{name}"' for name in columns)
     async with (
         driver.cursor() as cursor,
         cursor.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy,
     ):
-        await copy.write(lines)
+        for piece in pieces:
+            await copy.write(piece)
+
+
+async def _one_by_one(pieces: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """For asyncpg, which reads a file in a thread: the loop would wait for it, piece after piece."""
+    for piece in pieces:
+        yield piece
 
 
 def _translated(error: Exception) -> Exception:

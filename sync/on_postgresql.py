@@ -156,7 +156,7 @@ async def insert(connection: AsyncConnection, table: str, encoded: Sequence[byte
         RowsRefusedError: The database refuses a row.
         DatabaseUnavailableError: The database cannot be reached.
     """
-    await copy_rows(connection, table, COLUMNS[table], b"".join(encoded))
+    await copy_rows(connection, table, COLUMNS[table], encoded)
 
 
 async def remember(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
