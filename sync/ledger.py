@@ -53,17 +53,33 @@ class LedgerRefusedError(Exception):
 
 
 class Ledger:
-    """The ledger as the worker writes it.
-
-    Attributes:
-        encoders: By table, what makes the rows of a batch ready; `write` does it where it was not
-            done before.
-    """
+    """The ledger as the worker writes it."""
 
     def __init__(self, database: AsyncEngine) -> None:
         self._database = database
         self._sql: Any = on_postgresql if database.dialect.name == "postgresql" else on_sqlite
-        self.encoders: Mapping[str, Callable[[Batch], Any]] = self._sql.ENCODERS
+        self._encoders: Mapping[str, Callable[[Batch], Any]] = self._sql.ENCODERS
+
+    def encode(self, batch: Batch) -> None:
+        """Make ready the rows that a batch has got since; they are kept in that form only.
+
+        So they do not grow old: what lives as long as a batch, Python's collector of garbage looks
+        through again and again, together with everything else the program has in memory.
+        """
+        for table, rows in (("transactions", batch.transactions), ("audit_logs", batch.audit)):
+            if rows:
+                batch.encoded.setdefault(table, []).append(self._encoders[table](batch))
+                rows.clear()
+
+    def complete(self, batch: Batch) -> None:
+        """Make all of a batch ready; `write` does it where it was not done before."""
+        self.encode(batch)
+        for table, rows in (
+            ("idempotency_records", batch.records),
+            ("dead_letters", batch.dead_letters),
+        ):
+            if rows and table not in batch.encoded:
+                batch.encoded[table] = [self._encoders[table](batch)]
 
     async def write(self, work: Sequence[tuple[Claim, Batch]]) -> None:
         """Write the batches of several partitions in one commit, or nothing.
@@ -76,9 +92,7 @@ class Ledger:
         """
         batches = [batch for _, batch in work]
         for batch in batches:
-            for table, encode in self.encoders.items():
-                if table not in batch.encoded:
-                    batch.encoded[table] = encode(batch)
+            self.complete(batch)
         try:
             async with writing(self._database) as connection:
                 await self._move(connection, work)
@@ -122,9 +136,9 @@ class Ledger:
 
     async def _insert(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
         for table in ("transactions", "audit_logs", "dead_letters"):
-            encoded = [rows for batch in batches if (rows := batch.encoded[table])]
-            if encoded:
-                await self._sql.insert(connection, table, encoded)
+            pieces = [piece for batch in batches for piece in batch.encoded.get(table, ())]
+            if pieces:
+                await self._sql.insert(connection, table, pieces)
         letters = sum(len(batch.dead_letters) for batch in batches)
         if letters:
             _log.error("%d items with unreadable metadata were set aside in dead_letters", letters)

@@ -10,14 +10,14 @@ is rare, are they inserted one by one as PostgreSQL goes along, for COPY knows n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 
 from credits_fast.sync import copy_text
 from credits_fast.sync.bulk import RowsRefusedError, copy_rows
-from credits_fast.sync.rows import COLUMNS, IdempotencyRow
+from credits_fast.sync.rows import COLUMNS
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -149,14 +149,14 @@ async def change_tiers(connection: AsyncConnection, steps: Mapping[str, AccountS
     )
 
 
-async def insert(connection: AsyncConnection, table: str, encoded: Sequence[bytes]) -> None:
+async def insert(connection: AsyncConnection, table: str, pieces: Iterable[bytes]) -> None:
     """Insert the rows of several batches.
 
     Raises:
         RowsRefusedError: The database refuses a row.
         DatabaseUnavailableError: The database cannot be reached.
     """
-    await copy_rows(connection, table, COLUMNS[table], encoded)
+    await copy_rows(connection, table, COLUMNS[table], pieces)
 
 
 async def remember(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
@@ -169,7 +169,8 @@ async def remember(connection: AsyncConnection, batches: Sequence[Batch]) -> int
     table = "idempotency_records"
     try:
         async with connection.begin_nested():
-            await insert(connection, table, [batch.encoded[table] for batch in batches])
+            pieces = [piece for batch in batches for piece in batch.encoded.get(table, ())]
+            await insert(connection, table, pieces)
     except RowsRefusedError:
         return await _remember_beside_others(connection, batches)
     return sum(len(batch.records) for batch in batches)
@@ -178,5 +179,5 @@ async def remember(connection: AsyncConnection, batches: Sequence[Batch]) -> int
 async def _remember_beside_others(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
     records = [record for batch in batches for record in batch.records.values()]
     columns = zip(*records, strict=True)
-    values = dict(zip(IdempotencyRow._fields, map(list, columns), strict=True))
+    values = dict(zip(COLUMNS["idempotency_records"], map(list, columns), strict=True))
     return (await connection.execute(_REMEMBER, values)).rowcount

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -86,12 +86,14 @@ async def change_tiers(connection: AsyncConnection, steps: Mapping[str, AccountS
     await connection.exec_driver_sql(_CHANGE_TIER, values)
 
 
-async def insert(connection: AsyncConnection, table: str, encoded: Sequence[Parameters]) -> None:
+async def insert(connection: AsyncConnection, table: str, pieces: Iterable[Parameters]) -> None:
     """Insert the rows of several batches."""
-    await connection.exec_driver_sql(_INSERT[table], [*chain.from_iterable(encoded)])
+    await connection.exec_driver_sql(_INSERT[table], [*chain.from_iterable(pieces)])
 
 
 async def remember(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
     """How many records of keys were written: an expired one gives way, one that holds stays."""
-    rows = chain.from_iterable(batch.encoded["idempotency_records"] for batch in batches)
-    return (await connection.exec_driver_sql(_REMEMBER, [*rows])).rowcount
+    table = "idempotency_records"
+    pieces = [piece for batch in batches for piece in batch.encoded.get(table, ())]
+    rows = [*chain.from_iterable(pieces)]
+    return (await connection.exec_driver_sql(_REMEMBER, rows)).rowcount

@@ -66,9 +66,7 @@ def _audit_logs(batch: Batch) -> Parameters:
 
 def _idempotency_records(batch: Batch) -> Parameters:
     when = _Moments()
-    return [
-        (*row[:-2], when[row.created_at], when[row.expires_at]) for row in batch.records.values()
-    ]
+    return [(*row[:-2], when[row[-2]], when[row[-1]]) for row in batch.records.values()]
 
 
 def _dead_letters(batch: Batch) -> Parameters:

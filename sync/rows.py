@@ -12,7 +12,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from credits_fast.amounts import json_number
 from credits_fast.entries import (
@@ -84,16 +84,9 @@ class AuditRow(NamedTuple):
     created_at: datetime
 
 
-class IdempotencyRow(NamedTuple):
-    """A row of `idempotency_records`."""
-
-    user_id: str
-    key: str
-    fingerprint: str
-    transaction_id: str
-    result: str
-    created_at: datetime
-    expires_at: datetime
+IdempotencyRow: TypeAlias = tuple[str, str, str, str, str, datetime, datetime]
+"""A row of `idempotency_records`, in the order of `COLUMNS`. A plain tuple, because it stays until its
+batch is whole: Python's collector of garbage never looks at one of plain values twice."""
 
 
 class DeadLetterRow(NamedTuple):
@@ -111,7 +104,10 @@ class DeadLetterRow(NamedTuple):
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "transactions": (*TransactionRow._fields, "partition"),
     "audit_logs": AuditRow._fields,
-    "idempotency_records": IdempotencyRow._fields,
+    "idempotency_records": (
+        *("user_id", "key", "fingerprint", "transaction_id", "result"),
+        *("created_at", "expires_at"),
+    ),
     "dead_letters": (*DeadLetterRow._fields, "partition"),
 }
 """The columns a batch writes of each table, in the order in which its rows are encoded."""
@@ -151,7 +147,12 @@ class Batch:
         entries: How many there are.
         items: How many decisions they hold.
         bytes: How long their fields are.
-        encoded: The rows of each table as the ledger's database takes them, once they are made so.
+        transactions: Rows that are not encoded yet.
+        audit: Rows that are not encoded yet.
+        records: The record of each user's key.
+        accounts: The step of each user.
+        dead_letters: What could not be read.
+        encoded: By table, the rows as the ledger's database takes them, in pieces.
     """
 
     partition: int
@@ -167,7 +168,7 @@ class Batch:
     )
     accounts: dict[str, AccountStep] = field(default_factory=dict[str, AccountStep])
     dead_letters: list[DeadLetterRow] = field(default_factory=list[DeadLetterRow])
-    encoded: dict[str, Any] = field(default_factory=dict[str, Any])
+    encoded: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -284,10 +285,10 @@ def _remember(
     """The record of a key; within a batch the first one stands, unless it had expired."""
     place = (item.user_id, item.key)
     earlier = batch.records.get(place)
-    if earlier is not None and earlier.expires_at >= moment:
+    if earlier is not None and earlier[-1] >= moment:
         return
     transaction = quoted_text(item.transaction_id)
-    batch.records[place] = IdempotencyRow(
+    batch.records[place] = (
         item.user_id,
         item.key,
         item.fingerprint,

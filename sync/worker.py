@@ -285,13 +285,13 @@ class SyncWorker:
             in_slice += len(entry.items)
             if in_slice >= _SLICE_ITEMS:
                 in_slice = 0
+                self._ledger.encode(batch)
                 await asyncio.sleep(0)
         more_waits = len(entries) >= look.entries_max or batch.entries < len(entries)
         if (owned := self._owned.get(look.partition)) is not None:
             owned.pace.learn(batch, more_waits=more_waits)
-        for table, encode in self._ledger.encoders.items():
-            batch.encoded[table] = encode(batch)
-            await asyncio.sleep(0)
+        self._ledger.complete(batch)
+        await asyncio.sleep(0)
         return batch
 
     async def _write(self, batches: Sequence[Batch]) -> list[Batch]:

@@ -14,7 +14,6 @@ from credits_fast.sync.rows import (
     AuditRow,
     Batch,
     DeadLetterRow,
-    IdempotencyRow,
     TransactionRow,
 )
 
@@ -67,7 +66,7 @@ def test_every_text_comes_back_as_it_was(text: str) -> None:
         5,
         transactions=[transaction(text)],
         audit=[AuditRow(text, text, "failed", text, text, text, text, MOMENT)],
-        records={("", ""): IdempotencyRow(text, text, text, text, text, MOMENT, MOMENT)},
+        records={("", ""): (text, text, text, text, text, MOMENT, MOMENT)},
         dead_letters=[letter],
     )
 
