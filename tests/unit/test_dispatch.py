@@ -19,6 +19,7 @@ from credits_fast.dispatch import BATCH_MAX, FLIGHTS_MAX, Dispatcher
 from credits_fast.keys import PartitionKeys, Partitions
 from credits_fast.lane import Endpoint
 from credits_fast.pricing import Option, Quote
+from credits_fast.routing import Router
 from credits_fast.wire import AUDIT_NONE, Call, Operation, charge_call
 
 KEYS = Partitions("test", 2)
@@ -59,9 +60,9 @@ class CountingLane:
 @pytest.fixture
 async def dispatcher() -> AsyncIterator[Dispatcher]:
     client = FakeAsyncRedis()
-    dispatcher = Dispatcher(Endpoint.of(client))
+    dispatcher = Dispatcher(Router(Endpoint.of(client)))
     dispatcher.open()
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
     for number in range(2):
         keys = (KEYS[number].meta, KEYS[number].journal)
         await lane.run_script("open", keys, (b"1", b"2", b"0.1.0", b"1"))
@@ -74,7 +75,7 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
 async def test_calls_of_one_turn_leave_in_one_write_with_one_script_a_partition(
     dispatcher: Dispatcher,
 ) -> None:
-    lane = CountingLane(await dispatcher.lane())
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
 
     calls = [charge(number, partition=KEYS[number % 2]) for number in range(20)]
     replies = await asyncio.gather(*(dispatcher.submit(call) for call in calls))
@@ -86,7 +87,7 @@ async def test_calls_of_one_turn_leave_in_one_write_with_one_script_a_partition(
 
 
 async def test_a_batch_is_bounded_and_so_are_the_flights(dispatcher: Dispatcher) -> None:
-    lane = CountingLane(await dispatcher.lane())
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
     number = BATCH_MAX * (FLIGHTS_MAX + 1) + 5
 
     replies = await asyncio.gather(*(dispatcher.submit(charge(n, b"0")) for n in range(number)))
@@ -117,7 +118,7 @@ async def test_a_call_cancelled_before_it_was_sent_is_never_sent(dispatcher: Dis
 
 
 async def test_a_call_cancelled_in_flight_disturbs_nobody(dispatcher: Dispatcher) -> None:
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
     sent = asyncio.Event()
     original = lane.send
 
@@ -142,7 +143,7 @@ async def test_a_call_cancelled_in_flight_disturbs_nobody(dispatcher: Dispatcher
 async def test_a_dropped_script_is_brought_back_and_the_batch_sent_again(
     dispatcher: Dispatcher,
 ) -> None:
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
     await lane.execute(b"SCRIPT", b"FLUSH")
 
     replies = await asyncio.gather(*(dispatcher.submit(charge(number)) for number in range(3)))
@@ -151,7 +152,7 @@ async def test_a_dropped_script_is_brought_back_and_the_batch_sent_again(
 
 
 async def test_scripts_that_are_dropped_for_ever_end_in_an_error(dispatcher: Dispatcher) -> None:
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
 
     async def load_nothing() -> None:
         await lane.execute(b"SCRIPT", b"FLUSH")
@@ -166,7 +167,7 @@ async def test_scripts_that_are_dropped_for_ever_end_in_an_error(dispatcher: Dis
 async def test_a_lost_connection_leaves_the_outcome_unknown_under_each_operations_id(
     dispatcher: Dispatcher,
 ) -> None:
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
     original = lane.send
 
     async def send_and_lose(requests: Any, replies: Any) -> None:
@@ -189,9 +190,9 @@ async def test_a_lost_connection_leaves_the_outcome_unknown_under_each_operation
 
 async def test_a_reply_that_never_comes_gives_the_connection_up() -> None:
     client = FakeAsyncRedis()
-    dispatcher = Dispatcher(Endpoint.of(client), timeout_ms=10)
+    dispatcher = Dispatcher(Router(Endpoint.of(client)), timeout_ms=10)
     dispatcher.open()
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
 
     async def swallow(_requests: Any, replies: Any) -> None:
         lane._waiting.extend(replies)
@@ -201,7 +202,7 @@ async def test_a_reply_that_never_comes_gives_the_connection_up() -> None:
         await dispatcher.submit(charge(1))
 
     assert not lane.is_open
-    assert await dispatcher.lane() is not lane
+    assert await dispatcher.router.lane(KEYS[0]) is not lane
     await dispatcher.close()
     await client.aclose()
 
@@ -214,7 +215,7 @@ async def test_a_script_error_is_final(dispatcher: Dispatcher) -> None:
 
 
 async def test_without_a_server_every_caller_is_told() -> None:
-    dispatcher = Dispatcher(Endpoint.from_url("redis://127.0.0.1:1"))
+    dispatcher = Dispatcher(Router(Endpoint.from_url("redis://127.0.0.1:1")))
     dispatcher.open()
 
     outcomes = await asyncio.gather(
