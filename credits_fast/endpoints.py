@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from redis.asyncio import RedisCluster
@@ -174,7 +174,7 @@ def endpoint_of(client: Redis | RedisCluster | AnyEndpoint) -> AnyEndpoint:
 
 def _like_cluster(client: RedisCluster) -> ClusterEndpoint:
     manager: Any = client.nodes_manager
-    given = cast("dict[str, Any]", client.connection_kwargs)
+    given: dict[str, Any] = client.connection_kwargs
     nodes: list[Any] = [*manager.startup_nodes.values()]
     arguments = {name: value for name, value in given.items() if name not in _NOT_OF_A_NODE}
     pool: ConnectionPool = ConnectionPool(given["connection_class"], **arguments)
@@ -182,7 +182,7 @@ def _like_cluster(client: RedisCluster) -> ClusterEndpoint:
     return ClusterEndpoint(Endpoint(pool), seeds, getattr(manager, "address_remap", None))
 
 
-def _like_sentinel(pool: SentinelConnectionPool) -> SentinelEndpoint:
+def _like_sentinel(pool: Any) -> SentinelEndpoint:
     if not pool.is_master:
         raise unusable("the client reads from replicas; make it by master_for")
     manager: Any = pool.sentinel_manager

@@ -85,8 +85,9 @@ class Redirection(NamedTuple):
             refusal: Its reply.
             asked: The node.
         """
-        address = Address(_host(refusal.host, asked), int(refusal.port))
-        return cls(int(refusal.slot_id), address, isinstance(refusal, MovedError))
+        told: Any = refusal
+        address = Address(_host(told.host, asked), int(told.port))
+        return cls(int(told.slot_id), address, isinstance(refusal, MovedError))
 
 
 def _host(announced: bytes | str | None, asked: Address) -> str:
