@@ -229,7 +229,10 @@ def _parts(rest: str, default_port: int) -> tuple[str, list[Address], str, str]:
         found = _HOST.fullmatch(name)
         port = int(found[2] or default_port) if found else 0
         if found is None or not 0 < port <= _PORT_MAX:
-            raise unusable("its hosts are not host:port,host:port")
+            raise unusable(
+                "its hosts are not host:port,host:port; "
+                "a password's / # ? @ : are written %2F and so on",
+            )
         hosts.append(Address(found[1].strip("[]"), port))
     return credentials + at, hosts, path, query
 

@@ -129,23 +129,15 @@ class Station:
         """Have a lane opened, without waiting for it."""
         self._opening.start()
 
-    async def leave(self) -> None:
-        """Give the lane up for another one; it is closed when its last reply has come.
-
-        Replies come in order: when that of a PING is there, nobody waits any more.
-        """
+    def leave(self) -> Lane | None:
+        """The lane, given up for another one; the caller closes it."""
         lane, self._lane = self._lane, None
-        if lane is None:
-            return
-        try:
-            await lane.replies(pack((b"PING",)))
-        finally:
-            await lane.close()
+        return lane
 
     async def close(self) -> None:
         """End the lane; requests still in flight are lost."""
         await self._opening.cancel()
-        lane, self._lane = self._lane, None
+        lane = self.leave()
         if lane is not None:
             await lane.close()
 
@@ -164,6 +156,14 @@ class Station:
             _log.info("Redis at %s can be reached again", self._lane.address)
         self.failure = None
         return self._lane
+
+
+async def _closed_when_answered(lane: Lane) -> None:
+    """Replies come in order: when that of a PING is there, nobody waits any more."""
+    try:
+        await lane.replies(pack((b"PING",)))
+    finally:
+        await lane.close()
 
 
 class _AskingLane(Lane):
@@ -343,7 +343,8 @@ class Router:
         lane = _behind(lane)
         for station in self._stations():
             if station.open_lane is lane:
-                self._end(station.leave())
+                station.leave()
+                self._end(_closed_when_answered(lane))
 
     async def redirected(self, lane: Lane, refusal: AskError) -> Lane:
         """The lane on which a redirected request is to be sent again.
@@ -564,14 +565,11 @@ class ClusterRouter(Router):
     def _leave_others(self, addresses: Sequence[Address]) -> None:
         """Nodes that serve no slot any more are forgotten."""
         for address in self._nodes.keys() - {*addresses}:
-            self._end(_left(self._nodes.pop(address)))
-
-
-async def _left(station: Station) -> None:
-    try:
-        await station.leave()
-    finally:
-        await station.close()
+            station = self._nodes.pop(address)
+            lane = station.leave()
+            if lane is not None:
+                self._end(_closed_when_answered(lane))
+            self._end(station.close())
 
 
 def _behind(lane: Lane) -> Lane:

@@ -79,7 +79,7 @@ class Node:
 
     async def ask(self, *words: str | bytes | int) -> Any:
         """The reply to one command, on a connection of its own."""
-        connection = Connection(host="127.0.0.1", port=self.port)
+        connection: Any = Connection(host="127.0.0.1", port=self.port)
         try:
             await connection.connect()
             await connection.send_command(*words)
