@@ -183,6 +183,17 @@ class Cluster:
         await source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
         return Migration(slot, source, target, target_id)
 
+    async def move_atomically(self, slot: int, target: Node) -> None:
+        """Move a slot with all its keys; the servers see to it themselves."""
+        source = await self.owner(slot)
+        words = ("SLOTSRANGE", slot, slot, "NODE", await target.id())
+        await source.ask("CLUSTER", "MIGRATESLOTS", *words)
+
+        async def has_moved() -> bool:
+            return await self.owner(slot) is target
+
+        await until(has_moved, f"slot {slot} has moved")
+
     async def _form(self) -> None:
         first = self.nodes[0]
         for number, node in enumerate(self.nodes[:PRIMARIES]):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -211,11 +216,45 @@ async def test_a_node_of_a_cluster_is_not_taken_for_a_single_server(
             pass
 
 
+async def test_the_worker_program_and_a_command_reach_the_cluster_by_its_url(
+    cluster: Cluster, kit: CreditsKit, tmp_path: Path
+) -> None:
+    environment = {
+        **os.environ,
+        "CREDITS_REDIS_URL": cluster.url,
+        "CREDITS_DATABASE_URL": f"sqlite:///{tmp_path}/credits.db",
+        "CREDITS_PARTITIONS": str(len(kit.engine.partitions)),
+    }
+    users = users_by_node(kit.engine)
+    await create(kit.engine, users)
+    await kit.engine.charge_many([Charge(user_id=group[0], action="image") for group in users])
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "credits_fast.sync"), env=environment, stderr=subprocess.PIPE
+    )
+    await kit.engine.wait_recorded(timeout_ms=20_000)
+    config = tmp_path / "credits.json"
+    config.write_text(json.dumps(SINGLE | {"partitions": 12}))
+    command = (sys.executable, "-m", "credits_fast.cli", "balance", users[1][0], "--json")
+    asked = await asyncio.create_subprocess_exec(
+        *command, env={**environment, "CREDITS_CONFIG": str(config)}, stdout=subprocess.PIPE
+    )
+    answer, _ = await asked.communicate()
+    worker.send_signal(signal.SIGTERM)
+    _, log = await worker.communicate()
+
+    assert (0, 0) == (asked.returncode, worker.returncode), log.decode()
+    assert b"980" in answer
+    for group in users:
+        rows = await kit.engine.get_history(group[0])
+        assert 2 == len(rows.transactions)
+
+
 # --- slots that move ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", ["key by key", "atomically"])
 async def test_after_a_slot_has_moved_its_partition_goes_on_at_the_other_node(
-    cluster: Cluster, kit: CreditsKit
+    cluster: Cluster, kit: CreditsKit, how: str
 ) -> None:
     """There and back: MOVED each time, the fence each time, the same journal."""
     user = users_by_node(kit.engine)[0][0]
@@ -226,9 +265,12 @@ async def test_after_a_slot_has_moved_its_partition_goes_on_at_the_other_node(
     home = await cluster.owner(partition.slot)
 
     for target in (cluster.nodes[1], home):
-        migration = await cluster.move(partition.slot, target)
-        assert 0 < await migration.move_keys()
-        await migration.finish()
+        if how == "atomically":
+            await cluster.move_atomically(partition.slot, target)
+        else:
+            migration = await cluster.move(partition.slot, target)
+            assert 0 < await migration.move_keys()
+            await migration.finish()
 
         again = await kit.engine.charge(user, "image", idempotency_key="k")
         assert (True, first.transaction_id) == (again.replayed, again.transaction_id)

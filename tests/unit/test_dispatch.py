@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakeredis import FakeAsyncRedis
+from redis.exceptions import AskError, MovedError
 
 from credits_fast import (
     EngineClosedError,
@@ -15,9 +16,9 @@ from credits_fast import (
     RedisUnavailableError,
     ScriptFailedError,
 )
-from credits_fast.dispatch import BATCH_MAX, FLIGHTS_MAX, Dispatcher
+from credits_fast.dispatch import BATCH_MAX, FLIGHTS_MAX, REPEATS_MAX, Dispatcher
 from credits_fast.keys import PartitionKeys, Partitions
-from credits_fast.lane import Endpoint
+from credits_fast.lane import Endpoint, Lane
 from credits_fast.pricing import Option, Quote
 from credits_fast.routing import Router
 from credits_fast.wire import AUDIT_NONE, Call, Operation, charge_call
@@ -162,6 +163,79 @@ async def test_scripts_that_are_dropped_for_ever_end_in_an_error(dispatcher: Dis
 
     with pytest.raises(RedisUnavailableError, match="again and again"):
         await dispatcher.submit(charge(1))
+
+
+class Redirecting(Router):
+    """Every redirection leads to the one lane there is, and is counted."""
+
+    redirections = 0
+
+    async def redirected(self, lane: Lane, _refusal: AskError) -> Lane:
+        self.redirections += 1
+        return lane
+
+
+@pytest.fixture
+async def redirected(dispatcher: Dispatcher) -> Dispatcher:
+    router: Any = dispatcher.router
+    router.__class__ = Redirecting
+    return dispatcher
+
+
+def redirecting(lane: Any, times: int) -> None:
+    """The first script calls of a lane belong elsewhere."""
+    send, left = lane.send, [MovedError("1 127.0.0.1:1") for _ in range(times)]
+
+    async def sending(requests: Any, replies: Any) -> None:
+        if left:
+            for reply in replies:
+                reply(left[-1])
+            left.pop()
+        else:
+            await send(requests, replies)
+
+    lane.send = sending
+
+
+async def test_a_redirected_batch_is_sent_again_as_it_is(redirected: Dispatcher) -> None:
+    redirecting(await redirected.router.lane(KEYS[0]), times=3)
+
+    replies = await asyncio.gather(
+        *(redirected.submit(charge(number, b"%d" % number)) for number in range(5))
+    )
+
+    assert [b"%d" % number for number in range(5)] == [reply.split(b"\0")[1] for reply in replies]
+    assert cast("Redirecting", redirected.router).redirections == 3
+
+
+async def test_a_batch_sent_in_circles_ends_in_an_error(redirected: Dispatcher) -> None:
+    redirecting(await redirected.router.lane(KEYS[0]), times=1_000)
+
+    with pytest.raises(RedisUnavailableError, match="again and again"):
+        await redirected.submit(charge(1))
+    assert REPEATS_MAX == cast("Redirecting", redirected.router).redirections
+
+
+async def test_a_server_that_has_to_be_waited_for_keeps_nobody_elses_waiting(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, arrived = dispatcher.router, asyncio.Event()
+    lane = await router.lane(KEYS[0])
+
+    async def later(_partition: PartitionKeys) -> Lane:
+        await arrived.wait()
+        return lane
+
+    monkeypatch.setattr(router, "lane", later)
+    monkeypatch.setattr(router, "open_lane", lambda p: lane if p.number == 0 else None)
+    waiting = [
+        asyncio.ensure_future(dispatcher.submit(charge(n, partition=KEYS[1]))) for n in range(3)
+    ]
+    assert b"ok\0001\000999" == await dispatcher.submit(charge(9))
+    assert not any(task.done() for task in waiting)
+    arrived.set()
+
+    assert [b"ok\0001\000%d" % left for left in (999, 998, 997)] == await asyncio.gather(*waiting)
 
 
 async def test_a_lost_connection_leaves_the_outcome_unknown_under_each_operations_id(
