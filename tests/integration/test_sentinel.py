@@ -121,6 +121,7 @@ async def test_a_primary_that_was_demoted_is_left(
     """It answers READONLY, and until a Sentinel names another one nothing is charged."""
     config = {**CONFIG, "retry": {"initial_delay": 1, "max_attempts": 2}}
     endpoint = endpoint_from_url(own_watched.url)
+    assert isinstance(endpoint, Endpoint)
     async with kit_on(config, endpoint, sqlite_database, None) as kit:
         await kit.engine.create_user("ada", credits=100)
         await kit.engine.charge("ada", "image")
@@ -128,6 +129,8 @@ async def test_a_primary_that_was_demoted_is_left(
         before = await kit.engine.lane()
         await demote(own_watched.primary, to=own_watched.replica)
 
+        with pytest.raises(RedisUnavailableError, match="is not a primary now"):
+            await endpoint.connect()
         with pytest.raises(RedisUnavailableError, match=r"read only|not a primary"):
             await kit.engine.charge("ada", "image")
         own_watched.primary.stop(signal.SIGKILL)
