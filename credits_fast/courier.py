@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from credits_fast import wire
 from credits_fast.errors import CreditsError, PartitionFencedError, RedisUnavailableError
-from credits_fast.lane import pack
+from credits_fast.resp import pack
 from credits_fast.retry import repeat
 
 if TYPE_CHECKING:

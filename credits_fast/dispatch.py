@@ -26,8 +26,9 @@ from credits_fast.errors import (
     RedisUnavailableError,
     ScriptFailedError,
 )
-from credits_fast.lane import Lane, LaneLostError, pack
+from credits_fast.lane import Lane, LaneLostError
 from credits_fast.server_errors import is_not_allowed, is_not_executed, translated
+from credits_fast.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -252,15 +253,8 @@ class _Flight:
     timer: asyncio.TimerHandle | None = None
 
     def packed(self, now_us: bytes, grace_ms: bytes) -> bytes:
-        script, _ = self.queue.place
-        partition = self.queue.partition
-        keys = [partition.meta, partition.journal]
-        arguments = [now_us, grace_ms]
-        for waiting in self.waiting:
-            keys += waiting.call.keys
-            arguments += waiting.call.arguments
-        sha = self.lane.scripts[script].sha
-        return pack((b"EVALSHA", sha, b"%d" % len(keys), *keys, *arguments))
+        sha = self.lane.scripts[self.queue.place[0]].sha
+        return request(sha, [waiting.call for waiting in self.waiting], now_us, grace_ms)
 
     def landed(self, reply: Reply) -> None:
         if self.timer is not None:

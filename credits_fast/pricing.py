@@ -99,6 +99,14 @@ class Quote(NamedTuple):
     options: tuple[Option, ...]
     variables: bytes = b""
 
+    @property
+    def arguments(self) -> list[bytes]:
+        """The options as a script reads them: how many, then each one's fields."""
+        arguments = [b"%d" % len(self.options)]
+        for option in self.options:
+            arguments += option[:4]
+        return arguments
+
 
 _Price: TypeAlias = Decimal | Formula
 

@@ -52,7 +52,7 @@ class CountingLane:
         scripts = [request for request in requests if b"EVALSHA" in request[:20]]
         if scripts:
             self.writes.append(len(scripts))
-            self.items += [request.count(b"60000") for request in scripts]
+            self.items += [request.count(b"ada\0chat\0") for request in scripts]
         await self._send(requests, replies)
 
 
