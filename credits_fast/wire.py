@@ -68,6 +68,7 @@ _MILLISECOND: Final = 1_000
 _ITEMS_FROM: Final = 3
 """Where the items begin in ARGV."""
 _ARGUMENTS_OF_ITEM: Final = 3
+_COMMON_TERMS: Final = 3
 _TERMS_KEPT: Final = 1_024
 _PRICES_KEPT: Final = 1_024
 
@@ -149,17 +150,26 @@ class Operation(NamedTuple):
     def call(
         self,
         script: str,
-        *arguments: bytes,
+        own: tuple[int, bytes],
+        *,
         extra: bytes = b"",
         more_keys: Sequence[bytes] = (),
     ) -> Call:
-        """The operation as an item for a script."""
+        """The operation as an item for a script.
+
+        Args:
+            script: The verb.
+            own: The verb's own terms: how many arguments, and the arguments, packed.
+            extra: The verb's own part of the tail.
+            more_keys: The verb's own keys.
+        """
         partition, user, _, _, operation_id, fingerprint, ttl_ms, audited, _ = self
         account, record = partition.account(user), self.record_key
         keys = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(account), account, len(record), record)
         name, tail = operation_id.encode(), self.tail(extra)
         head = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(tail), tail)
-        terms = _terms(fingerprint, b"%d" % ttl_ms, audited, *arguments)
+        size, packed = own
+        terms = Terms(_COMMON_TERMS + size, _common(fingerprint, ttl_ms, audited) + packed)
         if more_keys:
             keys += bulks(more_keys)
         return Call(script, partition, 2 + len(more_keys), keys, head, terms, operation_id)
@@ -208,21 +218,19 @@ class TierChange:
 
 def charge_call(operation: Operation, quote: Quote) -> Call:
     """A charge: the price for every tier, and the script picks."""
-    return operation.call("charge", *quote.arguments, extra=quote.variables)
+    return operation.call("charge", quote.packed, extra=quote.variables)
 
 
 def grant_call(operation: Operation, micros: int) -> Call:
     """A grant of so many micro-credits."""
-    return operation.call("grant", b"%d" % micros)
+    return operation.call("grant", (1, bulk(b"%d" % micros)))
 
 
 def refund_call(operation: Operation, micros: int, related: bytes, *, bounded: bool) -> Call:
     """A refund of so many micro-credits, of a charge where `related` names one."""
     return operation.call(
         "refund",
-        b"%d" % micros,
-        related,
-        b"1" if bounded else b"0",
+        (3, bulks((b"%d" % micros, related, b"1" if bounded else b"0"))),
         extra=related,
         more_keys=(operation.partition.refunded(related),),
     )
@@ -241,7 +249,7 @@ def tier_call(operation: Operation, change: TierChange) -> Call:
     ]
     for verdict in change.verdicts:
         arguments += (verdict.tier, verdict.reason, b"%d" % verdict.cap)
-    return operation.call("set_tier", *arguments, extra=change.extra)
+    return operation.call("set_tier", (len(arguments), bulks(arguments)), extra=change.extra)
 
 
 def request(
@@ -284,8 +292,9 @@ def request(
 
 
 @lru_cache(maxsize=_TERMS_KEPT)
-def _terms(*arguments: bytes) -> Terms:
-    return Terms(len(arguments), bulks(arguments))
+def _common(fingerprint: bytes, ttl_ms: int, audited: bytes) -> bytes:
+    """The terms of every verb."""
+    return bulks((fingerprint, b"%d" % ttl_ms, audited))
 
 
 # --- replies -------------------------------------------------------------------------------------
@@ -306,9 +315,8 @@ def charged(reply: bytes, operation: Operation, quote: Quote) -> ChargeResult:
     else:
         transaction_id, replayed, (cost, after) = _outcome(status, fields, operation)
     taken, left = int(cost), int(after)
-    return ChargeResult(
-        transaction_id, _price(taken), to_credits(left + taken), to_credits(left), replayed
-    )
+    before, price = to_credits(left + taken), _price(taken)
+    return ChargeResult(transaction_id, price, before, to_credits(left), replayed)
 
 
 def granted(reply: bytes, operation: Operation, micros: int) -> GrantResult:
