@@ -21,13 +21,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 
 from credits_fast.errors import ConfigurationError, CreditsError, Problem, RedisUnavailableError
+from credits_fast.resp import pack
 from credits_fast.scripts import SCRIPTS, Script, compiled
 from credits_fast.server_errors import is_not_allowed, translated
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-__all__ = ["Endpoint", "Lane", "LaneLostError", "Reply", "info_fields", "pack", "unusable"]
+__all__ = ["Endpoint", "Lane", "LaneLostError", "Reply", "info_fields", "unusable"]
 
 _log = logging.getLogger(__name__)
 
@@ -129,11 +130,6 @@ class Endpoint:
             return f"unix:{self._arguments['path']}"
         host = self._arguments.get("host", "localhost")
         return f"{host}:{self._arguments.get('port', 6379)}"
-
-    @property
-    def host(self) -> str:
-        """The host it names; "" for a Unix socket."""
-        return str(self._arguments.get("host", "" if "path" in self._arguments else "localhost"))
 
     @property
     def database(self) -> int:
@@ -341,9 +337,3 @@ def info_fields(information: bytes) -> dict[str, str]:
     lines = information.decode(errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines)
     return {name: value for name, colon, value in pairs if colon}
-
-
-def pack(parts: Sequence[bytes]) -> bytes:
-    """A request in the Redis protocol (RESP): an array of bulk strings."""
-    bulks = [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
-    return b"*%d\r\n%b" % (len(parts), b"".join(bulks))

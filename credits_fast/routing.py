@@ -30,7 +30,8 @@ from credits_fast.errors import (
     RedisUnavailableError,
     UnsuitableServerError,
 )
-from credits_fast.lane import Endpoint, Lane, pack
+from credits_fast.lane import Endpoint, Lane
+from credits_fast.resp import pack
 from credits_fast.server_errors import translated
 from credits_fast.topology import Address, Redirection, Topology
 

@@ -21,7 +21,8 @@ from credits_fast import EngineClosedError, RedisUnavailableError, UnsuitableSer
 from credits_fast import routing as module
 from credits_fast.endpoints import endpoint_from_url
 from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint, Lane, LaneLostError, pack
+from credits_fast.lane import Endpoint, Lane, LaneLostError
+from credits_fast.resp import pack
 from credits_fast.routing import REDIRECTIONS_MAX, ClusterRouter, Router, router_to
 
 KEYS = Partitions("test", 3)
