@@ -99,10 +99,15 @@ class Station:
     Attributes:
         endpoint: How the server is reached.
         failure: Why it could not be reached the last time, None where it could.
+
+    Args:
+        endpoint: How the server is reached.
+        is_one_of_many: Whether the others go on when it is away; then that is logged, once.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, is_one_of_many: bool = False) -> None:
         self.endpoint = endpoint
+        self._is_one_of_many = is_one_of_many
         self.failure: CreditsError | None = None
         self._lane: Lane | None = None
         self._opening = _Shared(self._open)
@@ -149,11 +154,11 @@ class Station:
         try:
             self._lane = await Lane.open(self.endpoint)
         except CreditsError as error:
-            if self.failure is None:
+            if self._is_one_of_many and self.failure is None:
                 _log.warning("%s", error)
             self.failure = error
             raise
-        if self.failure is not None:
+        if self._is_one_of_many and self.failure is not None:
             _log.info("Redis at %s can be reached again", self._lane.address)
         self.failure = None
         return self._lane
@@ -502,7 +507,9 @@ class ClusterRouter(Router):
     def _node(self, address: Address) -> Station:
         station = self._nodes.get(address)
         if station is None:
-            station = self._nodes[address] = Station(self._endpoint.at(address))
+            station = self._nodes[address] = Station(
+                self._endpoint.at(address), is_one_of_many=True
+            )
         return station
 
     def _station_of(self, partition: PartitionKeys) -> Station | None:

@@ -175,7 +175,7 @@ class Redirecting(Router):
 
     redirections = 0
 
-    async def redirected(self, lane: Lane, _refusal: AskError) -> Lane:
+    async def redirected(self, lane: Lane, refusal: AskError) -> Lane:  # noqa: ARG002  # a router's
         self.redirections += 1
         return lane
 
