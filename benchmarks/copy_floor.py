@@ -90,7 +90,7 @@ class CopyFloor:
         for table in _TABLES:
             by = _ID_OF.get(table.name, "transaction_id")
             names = ", ".join(f'"{name}"' for name in _columns(table))
-            query = f"SELECT {names} FROM {table.name} WHERE {by} > $1 ORDER BY {by}"  # names of our own tables
+            query = f"SELECT {names} FROM {table.name} WHERE {by} > $1 ORDER BY {by}"
             found.append([tuple(row) for row in await self._connection.fetch(query, self._last)])
         return Rows(*found)
 
