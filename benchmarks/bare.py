@@ -15,9 +15,10 @@ from credits_fast.benchmarks.users import load_users
 from credits_fast.benchmarks.workload import CHARGED, OPENING, PRICE, Request, user_name
 from credits_fast.dispatch import GRACE_MS
 from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint, Lane, pack
+from credits_fast.lane import Endpoint, Lane
 from credits_fast.operations import Operations
 from credits_fast.pricing import PriceList
+from credits_fast.resp import pack
 from credits_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -99,9 +100,5 @@ class Bare:
                 yield waiting.pop(call.partition.number)
 
     def _request(self, calls: list[Call]) -> bytes:
-        partition = calls[0].partition
-        keys = [partition.meta, partition.journal, *(key for call in calls for key in call.keys)]
-        arguments = [_SERVERS_TIME, b"%d" % GRACE_MS]
-        arguments += (argument for call in calls for argument in call.arguments)
         sha = self.lane.scripts["charge"].sha
-        return pack((b"EVALSHA", sha, b"%d" % len(keys), *keys, *arguments))
+        return wire.request(sha, calls, _SERVERS_TIME, b"%d" % GRACE_MS)

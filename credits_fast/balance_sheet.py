@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, func, select
 
 from credits_fast.amounts import to_credits
 from credits_fast.database import reading
-from credits_fast.lane import pack
+from credits_fast.resp import pack
 from credits_fast.sync.tables import audit_logs, micros_of, transactions, users
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Concurrent calls of one turn of the event loop become one script call per partition and verb.
 
 Calls that arrive while nothing is in flight go out in the next turn, without a timer: a lone call
-waits for nobody. While a partition has its bounded number of scripts in flight, its calls gather,
-and so batches grow with the load. All scripts of a turn leave in one write.
+waits for nobody. While a partition has a script in flight, its calls gather, and so batches grow
+with the load. All scripts of a turn leave in one write.
 
 A call is refused, answered or cancelled alone: one bad item never fails its batch, and a cancelled
 caller's reply is dropped, never given to a neighbour.
@@ -15,7 +15,7 @@ from collections import deque
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
 
@@ -26,8 +26,9 @@ from credits_fast.errors import (
     RedisUnavailableError,
     ScriptFailedError,
 )
-from credits_fast.lane import Lane, LaneLostError, pack
+from credits_fast.lane import Lane, LaneLostError
 from credits_fast.server_errors import is_not_allowed, is_not_executed, translated
+from credits_fast.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -73,15 +74,17 @@ class Dispatcher:
         self._clock = clock
         self._grace = b"%d" % grace_ms
         self._queues: dict[tuple[str, int], _Queue] = {}
-        self._ready: dict[tuple[str, int], _Queue] = {}
+        self._ready: list[_Queue] = []
+        self.flights = 0
         self._lane: Lane | None = None
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_sending = False
         self._is_open = False
+        self._loop: asyncio.AbstractEventLoop
 
-    async def submit(self, call: Call) -> bytes:
-        """The script's reply to one item.
+    def submit(self, call: Call) -> asyncio.Future[bytes]:
+        """The script's reply to one item, to be awaited.
 
         Raises:
             RedisUnavailableError: It was certainly not executed.
@@ -95,10 +98,11 @@ class Dispatcher:
         queue = self._queues.get(place)
         if queue is None:
             queue = self._queues[place] = _Queue(place, call.partition)
-        waiting = _Waiting(call, asyncio.get_running_loop().create_future())
-        queue.calls.append(waiting)
-        self.wake(queue)
-        return await waiting.answer
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        queue.calls.append(_Waiting(call, answer))
+        if not queue.is_ready:
+            self.wake(queue)
+        return answer
 
     async def lane(self) -> Lane:
         """The open connection; a new one where there is none.
@@ -123,7 +127,8 @@ class Dispatcher:
         return b"" if self._clock is None else b"%d" % self._clock()
 
     def open(self) -> None:
-        """From now on calls are sent; the connection is made when the first one is."""
+        """From now on calls of this event loop are sent; the first one makes the connection."""
+        self._loop = asyncio.get_running_loop()
         self._is_open = True
 
     async def close(self) -> None:
@@ -140,9 +145,10 @@ class Dispatcher:
 
     def wake(self, queue: _Queue) -> None:
         """Have the calls of a queue sent in the next turn, if it may have another flight."""
-        if queue.flights >= FLIGHTS_MAX or not self._is_open:
+        if not (self._is_open and self._may_depart(queue)):
             return
-        self._ready[queue.place] = queue
+        queue.is_ready = True
+        self._ready.append(queue)
         if not self._is_sending:
             self._is_sending = True
             self._start(self._send())
@@ -164,15 +170,29 @@ class Dispatcher:
         if not self._is_open:
             raise EngineClosedError("the engine is not open; enter it with `async with`")
 
+    def _may_depart(self, queue: _Queue) -> bool:
+        """Whether the queue may have another flight.
+
+        A second one only where it is full, or where the server would have nothing to do while the
+        first one's reply is read: else it is worth more to let calls gather.
+        """
+        if queue.flights == 0:
+            return True
+        if queue.flights >= FLIGHTS_MAX:
+            return False
+        return self.flights < FLIGHTS_MAX or len(queue.calls) >= BATCH_MAX
+
     def _take_ready(self) -> list[_Queue]:
-        queues = [*self._ready.values()]
-        self._ready.clear()
+        queues, self._ready = self._ready, []
+        for queue in queues:
+            queue.is_ready = False
         return queues
 
     def _board(self, lane: Lane, queue: _Queue) -> list[_Flight]:
         flights: list[_Flight] = []
-        while queue.flights < FLIGHTS_MAX and (waiting := queue.next_batch()):
+        while self._may_depart(queue) and (waiting := queue.next_batch()):
             queue.flights += 1
+            self.flights += 1
             flights.append(_Flight(self, lane, queue, waiting))
         return flights
 
@@ -182,9 +202,8 @@ class Dispatcher:
         now_us = self.now_us()
         requests = [flight.packed(now_us, self._grace) for flight in flights]
         late = TimeoutError(f"no reply within {self._timeout:g} s")
-        loop = asyncio.get_running_loop()
         for flight in flights:
-            flight.timer = loop.call_later(self._timeout, lane.abandon, late)
+            flight.timer = self._loop.call_later(self._timeout, lane.abandon, late)
         await lane.send(requests, [flight.landed for flight in flights])
 
     def send_again(self, flight: _Flight) -> None:
@@ -203,13 +222,12 @@ class Dispatcher:
         await self._depart(flight.lane, [flight])
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     call: Call
     answer: asyncio.Future[bytes]
 
@@ -222,6 +240,7 @@ class _Queue:
     partition: PartitionKeys
     calls: deque[_Waiting] = field(default_factory=deque[_Waiting])
     flights: int = 0
+    is_ready: bool = False
 
     def next_batch(self) -> list[_Waiting]:
         """The next calls whose callers still wait, as many as a batch may have."""
@@ -252,15 +271,8 @@ class _Flight:
     timer: asyncio.TimerHandle | None = None
 
     def packed(self, now_us: bytes, grace_ms: bytes) -> bytes:
-        script, _ = self.queue.place
-        partition = self.queue.partition
-        keys = [partition.meta, partition.journal]
-        arguments = [now_us, grace_ms]
-        for waiting in self.waiting:
-            keys += waiting.call.keys
-            arguments += waiting.call.arguments
-        sha = self.lane.scripts[script].sha
-        return pack((b"EVALSHA", sha, b"%d" % len(keys), *keys, *arguments))
+        sha = self.lane.scripts[self.queue.place[0]].sha
+        return request(sha, [waiting.call for waiting in self.waiting], now_us, grace_ms)
 
     def landed(self, reply: Reply) -> None:
         if self.timer is not None:
@@ -290,5 +302,6 @@ class _Flight:
 
     def _ended(self) -> None:
         self.queue.flights -= 1
+        self.dispatcher.flights -= 1
         if self.queue.calls:
             self.dispatcher.wake(self.queue)

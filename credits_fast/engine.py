@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from credits_fast import arguments, logs, membership, tier_changes, wire
 from credits_fast.accounts import Accounts
@@ -122,7 +122,7 @@ class CreditsEngine:
         from credits_fast.admission import Admission  # noqa: PLC0415
         from credits_fast.records import Records  # noqa: PLC0415
 
-        self.config = _read(config)
+        self.config = _configuration(config)
         if redis is None or database is None:
             missing = "redis" if redis is None else "database"
             problem = "is required: the engine needs a Redis and a ledger"
@@ -365,8 +365,9 @@ class CreditsEngine:
             "charge", user_id, action, idempotency_key, metadata, named, canonical(variables)
         )
         quote = self._quote(action, amount, variables)
-        reply = await self._deliver("charge", operation, wire.charge_call(operation, quote))
-        result = _read_reply("charge", operation, lambda: wire.charged(reply, operation, quote))
+        call = wire.charge_call(operation, quote)
+        reply = await self._courier.deliver("charge", operation, call)
+        result = _read("charge", operation, wire.charged, reply, operation, quote)
         logs.decided("charge", operation, -result.cost, replayed=result.replayed)
         return result
 
@@ -434,15 +435,15 @@ class CreditsEngine:
         )
         call = wire.refund_call(operation, micros, related, bounded=bounded)
         subject = str(micros)
-        reply = await self._deliver("refund", operation, call, subject=subject, extra=related)
+        reply = await self._courier.deliver(
+            "refund", operation, call, subject=subject, extra=related
+        )
         if reply == wire.COLD_CHARGE:
             await self._load_charge(operation, micros, related)
-            reply = await self._deliver("refund", operation, call, subject=subject, extra=related)
-        result = _read_reply(
-            "refund",
-            operation,
-            lambda: wire.refunded(reply, operation, micros, related),
-        )
+            reply = await self._courier.deliver(
+                "refund", operation, call, subject=subject, extra=related
+            )
+        result = _read("refund", operation, wire.refunded, reply, operation, micros, related)
         logs.decided("refund", operation, result.amount, replayed=result.replayed)
         return result
 
@@ -477,8 +478,8 @@ class CreditsEngine:
             "grant", user_id, action, idempotency_key, metadata, str(micros)
         )
         call = wire.grant_call(operation, micros)
-        reply = await self._deliver("grant", operation, call, subject=str(micros))
-        result = _read_reply("grant", operation, lambda: wire.granted(reply, operation, micros))
+        reply = await self._courier.deliver("grant", operation, call, subject=str(micros))
+        result = _read("grant", operation, wire.granted, reply, operation, micros)
         logs.decided("grant", operation, result.amount, replayed=result.replayed)
         return result
 
@@ -703,29 +704,6 @@ class CreditsEngine:
             raise InvalidArgumentError("variables", "have no effect on an explicit amount")
         return self._prices.quote_amount(action, to_micros(amount))
 
-    async def _deliver(
-        self,
-        verb: str,
-        operation: Operation,
-        call: wire.Call,
-        *,
-        subject: str = "",
-        extra: bytes = b"",
-    ) -> bytes:
-        """The script's reply; a user nobody knows is refused here, for only here it is known."""
-        try:
-            return await self._courier.deliver(call, operation.user)
-        except UserNotFoundError as error:
-            logs.refused(verb, operation, error.code)
-            await self._courier.note_refusal(
-                operation,
-                verb,
-                "user_not_found",
-                subject=subject,
-                extra=extra,
-            )
-            raise
-
     async def _change_tier(
         self,
         user_id: str,
@@ -745,8 +723,10 @@ class CreditsEngine:
             change.expiry.decode(),
         )
         call = wire.tier_call(operation, change)
-        reply = await self._deliver(verb, operation, call, subject=target, extra=change.extra)
-        result = _read_reply(verb, operation, lambda: wire.tier_changed(reply, operation, change))
+        reply = await self._courier.deliver(
+            verb, operation, call, subject=target, extra=change.extra
+        )
+        result = _read(verb, operation, wire.tier_changed, reply, operation, change)
         logs.decided(verb, operation, result.credits_delta, replayed=result.replayed)
         return result
 
@@ -778,19 +758,26 @@ class CreditsEngine:
         return datetime.now(UTC) if self._clock is None else self._clock()
 
 
+_P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _read_reply(verb: str, operation: Operation, read: Callable[[], _R]) -> _R:
+def _read(
+    verb: str,
+    operation: Operation,
+    read: Callable[_P, _R],
+    *reply: _P.args,
+    **more: _P.kwargs,
+) -> _R:
     """The result a reply holds; a refusal is logged and raised."""
     try:
-        return read()
+        return read(*reply, **more)
     except RefusedError as error:
         logs.refused(verb, operation, error.code)
         raise
 
 
-def _read(config: Configuration | None) -> CreditsConfig:
+def _configuration(config: Configuration | None) -> CreditsConfig:
     if isinstance(config, CreditsConfig):
         return config
     if isinstance(config, str | Path):

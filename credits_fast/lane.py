@@ -20,13 +20,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 
 from credits_fast.errors import ConfigurationError, CreditsError, Problem, RedisUnavailableError
+from credits_fast.resp import pack
 from credits_fast.scripts import SCRIPTS, Script, compiled
 from credits_fast.server_errors import is_not_allowed, translated
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-__all__ = ["Endpoint", "Lane", "LaneLostError", "Reply", "info_fields", "pack"]
+__all__ = ["Endpoint", "Lane", "LaneLostError", "Reply", "info_fields"]
 
 _log = logging.getLogger(__name__)
 
@@ -312,9 +313,3 @@ def info_fields(information: bytes) -> dict[str, str]:
     lines = information.decode(errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines)
     return {name: value for name, colon, value in pairs if colon}
-
-
-def pack(parts: Sequence[bytes]) -> bytes:
-    """A request in the Redis protocol (RESP): an array of bulk strings."""
-    bulks = [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
-    return b"*%d\r\n%b" % (len(parts), b"".join(bulks))

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from credits_fast.database import reading
 from credits_fast.entries import NOTHING_YET, EntryId, decode
-from credits_fast.lane import pack
+from credits_fast.resp import pack
 from credits_fast.sync.tables import sync_partitions
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@
 --
 -- ARGV[1]   now_us     microseconds, '' for the server's own time
 -- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, fingerprint, ttl_ms, audited, tail, options    for each item
---           then tier, cost, raw_cost, formula                 for each of its options
+-- ARGV[3…]  transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, audited, options    at the place terms names
+--           then tier, cost, raw_cost, formula       for each of the options
 --
 -- The option of the account's tier holds, else the last one. Its cost is in micro-credits; '-' says
 -- that the tier may not act, with the required one in raw_cost; '!' that there is no price, with the
@@ -38,11 +39,9 @@ local meta, journal = KEYS[1], KEYS[2]
 local now_us, grace_ms = clock(ARGV[1]), ARGV[2]
 local now_ms = math.floor(integer(now_us) / 1000)
 
--- The index in ARGV of the option that holds for a tier.
-local function option_of(tier, options)
-  local at = argument_at
-  argument_at = at + 4 * options
-  local last = argument_at - 4
+-- The index in ARGV of the option that holds for a tier, of so many that begin at a place.
+local function option_of(tier, at, options)
+  local last = at + 4 * (options - 1)
   while at < last and ARGV[at] ~= tier do
     at = at + 4
   end
@@ -51,10 +50,12 @@ end
 
 local function charge()
   local account_key, record_key = next_keys(2)
-  local transaction_id, fingerprint, ttl_ms, audited, tail, options = next_arguments(6)
+  local transaction_id, tail, terms = next_item()
+  local fingerprint, ttl_ms, audited, options = terms_at(terms, 4)
   local account = account_of(account_key)
   local expired = account and has_expired(account, now_ms)
-  local at = option_of(account and not expired and account.tier or '', integer(options))
+  local tier = account and not expired and account.tier or ''
+  local at = option_of(tier, terms + 4, integer(options))
   local cost, raw_cost, formula = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
 
   local function refuse(...)
@@ -77,17 +78,18 @@ local function charge()
   if cost == '!' then
     return refuse('unpriced', raw_cost, formula)
   end
-  local available = account.balance - account.reserved
-  if available < integer(cost) then
+  local available, taken = account.balance - account.reserved, integer(cost)
+  if available < taken then
     return refuse('insufficient_credits', cost, text(available))
   end
 
-  post(account_key, 0 - integer(cost))
+  post(account_key, 0 - taken)
   journalled(
-    'charge', transaction_id, text(account.sequence), text(0 - integer(cost)),
-    text(account.balance), fingerprint, ttl_ms, audited, raw_cost, formula, tail
+    'charge\0' .. transaction_id .. '\0' .. account.sequence_text .. '\0' .. text(0 - taken)
+      .. '\0' .. account.balance_text .. '\0' .. fingerprint .. '\0' .. ttl_ms .. '\0' .. audited
+      .. '\0' .. raw_cost .. '\0' .. formula .. '\0' .. tail
   )
-  local result = cost .. '\0' .. text(account.balance)
+  local result = cost .. '\0' .. account.balance_text
   remember(record_key, fingerprint, transaction_id, ttl_ms, now_ms, result)
   return 'ok\0' .. result
 end

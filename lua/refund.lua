@@ -6,7 +6,8 @@
 --
 -- ARGV[1]   now_us     microseconds, '' for the server's own time
 -- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, fingerprint, ttl_ms, audited, tail, amount, related, bounded    for each item
+-- ARGV[3…]  transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, audited, amount, related, bounded    at the place terms names
 --
 -- A refund may name the charge it gives back (related, '' for none). Then refunded holds what was
 -- charged and what has been given back of it, and with bounded = '1' the sum may not pass the charge.
@@ -53,8 +54,8 @@ end
 
 local function refund()
   local account_key, record_key, refunded_key = next_keys(3)
-  local transaction_id, fingerprint, ttl_ms, audited, tail, amount, related, bounded =
-    next_arguments(8)
+  local transaction_id, tail, terms = next_item()
+  local fingerprint, ttl_ms, audited, amount, related, bounded = terms_at(terms, 6)
 
   local function refuse(...)
     return refusal('refund', audited, amount, tail, ...)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from credits_fast.entries import NOTHING_YET, Entry, decode, stamp
-from credits_fast.lane import pack
+from credits_fast.resp import pack
 
 if TYPE_CHECKING:
     from credits_fast.keys import PartitionKeys, Partitions

@@ -88,13 +88,19 @@ def test_keys_and_arguments_are_bound_to_the_names_of_the_header(name: str) -> N
 
 @pytest.mark.parametrize("name", ["charge", "grant", "refund", "set_tier"])
 def test_the_fields_of_an_item_are_read_in_the_order_of_the_header(name: str) -> None:
-    documented = re.search(r"ARGV\[3…\]\s+([\w, ]+?)    for each item", header(name))
-    assert documented is not None
-    read = re.search(r"local ([\w,\s]+?) =\s*next_arguments\((\d+)\)", body(name))
-    assert read is not None
-    names = re.split(r",\s*", read[1].strip())
-    assert documented[1].split(", ") == names
-    assert int(read[2]) == len(names)
+    for place, reader in (
+        ("for each item", r"next_item\(()\)"),
+        ("at the place terms names", r"terms_at\(terms, (\d+)\)"),
+    ):
+        documented = re.search(
+            rf"^(?:ARGV\[3…\])?\s+([\w, ]+?) +{place}", header(name), re.MULTILINE
+        )
+        assert documented is not None
+        read = re.search(rf"local ([\w,\s]+?) =\s*{reader}", body(name))
+        assert read is not None
+        names = re.split(r",\s*", read[1].strip())
+        assert documented[1].split(", ") == names
+        assert int(read[2] or 3) == len(names)
 
 
 @pytest.mark.parametrize("name", ["charge", "grant", "refund", "set_tier"])
