@@ -36,40 +36,41 @@ _ENDS_WITHIN_S: Final = 600
 """Seconds until everything must be recorded; a worker that stands still is an error."""
 
 
-async def drain(stage: Stage) -> float:
-    """Seconds in which a new worker records everything that is in the journals now.
+async def drain(stage: Stage, worker: ServerProcess) -> float:
+    """Seconds in which a worker that has just been started records what is in the journals now.
 
     Raises:
         TimeoutError: It does not.
         RuntimeError: It ended.
     """
-    async with stage.worker() as worker:
-        await _until(worker, lambda: _owns(stage))
-        begun = time.perf_counter()
-        await _until(worker, lambda: _is_recorded(stage))
-        return time.perf_counter() - begun
+    await _until(worker, lambda: _owns(stage))
+    begun = time.perf_counter()
+    await _until(worker, lambda: _is_recorded(stage))
+    return time.perf_counter() - begun
 
 
 async def carry(
-    stage: Stage, product: Product, requests: Sequence[Request], callers: int
+    stage: Stage,
+    worker: ServerProcess,
+    product: Product,
+    requests: Sequence[Request],
+    callers: int,
 ) -> Carried:
-    """Make charges while a worker records them.
+    """Make charges while a worker records them; it has nothing else to record.
 
     Raises:
         TimeoutError: The worker does not come to an end with them.
         RuntimeError: It ended.
     """
     gauge = LagGauge(stage.engine, stage.database, pause_s=_GAUGE_S)
-    async with stage.worker() as worker:
-        await _until(worker, lambda: _owns(stage))
-        before = await _cpu(stage, worker)
-        begun = time.monotonic()
-        async with _measuring(gauge):
-            answered = await closed_loop(product.ask, requests, callers)
-            drained_from = time.monotonic()
-            await _until(worker, lambda: _is_recorded(stage))
-        ended = time.monotonic()
-        after = await _cpu(stage, worker)
+    before = await _cpu(stage, worker)
+    begun = time.monotonic()
+    async with _measuring(gauge):
+        answered = await closed_loop(product.ask, requests, callers)
+        drained_from = time.monotonic()
+        await _until(worker, lambda: _is_recorded(stage))
+    ended = time.monotonic()
+    after = await _cpu(stage, worker)
     product.books.note(answered.outcomes)
     number = len(answered.outcomes)
     return Carried(

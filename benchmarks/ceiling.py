@@ -59,6 +59,8 @@ class Ceiling:
         """
         requests = self._bare.requests(charges, items)
         number = len(requests) * items
+        if not number:
+            raise RuntimeError(f"{len(charges)} charges fill no call of {items} items")
         await asyncio.to_thread(self._file.write_bytes, b"".join(requests))
         lines = reply_lines(len(requests), items)
         found = await self._drive({"url": self._url, "file": str(self._file), "lines": lines})

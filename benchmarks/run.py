@@ -1,4 +1,4 @@
-"""The whole run, in order: weigh, drain and copy, carry, contest round by round, grow, prove.
+"""The whole run, in order: weigh, record, contest round by round, grow, catch up, prove.
 
 Recording comes first, while the ledger and the tables of the COPY floor are equally empty. In a round
 of contests every contestant is measured once, a baseline right before the product; nobody else works
@@ -114,7 +114,6 @@ async def run(
         await running.weigh()
         await running.record()
         await running.contest()
-        await running.catch_up()
         await running.grow()
         await running.catch_up()
         proof = await running.prove()
@@ -208,23 +207,23 @@ class _Run:
             self.readings.weights.append(found)
 
     async def record(self) -> None:
-        """The worker beside COPY, then the worker while charges are made."""
+        """A worker drains a backlog, then keeps up with charges; then COPY of the rows it wrote."""
         plan, product = self._plan, self._contestants.product
         for _ in range(plan.rounds):
             self._tell("a backlog is drained")
             requests = self._draw(_UNIFORM, plan.backlog)
-            product.books.note(
-                (await closed_loop(product.ask, requests, plan.mix_callers)).outcomes
-            )
-            self.readings.sync_per_s.append(plan.backlog / await drain(self._stage))
+            answered = await closed_loop(product.ask, requests, plan.mix_callers)
+            product.books.note(answered.outcomes)
+            async with self._stage.worker() as worker:
+                seconds = await drain(self._stage, worker)
+                self.readings.sync_per_s.append(plan.backlog / seconds)
+                self._tell("charged and recorded at once")
+                requests = self._draw(_UNIFORM, plan.recorded)
+                found = await carry(self._stage, worker, product, requests, plan.mix_callers)
+                self.readings.carried.append(found)
             self._tell(COPY)
             number, seconds = await self._contestants.floor.copy_new()
             self.readings.copy_per_s.append(number / seconds)
-        for _ in range(plan.rounds):
-            self._tell("charged and recorded at once")
-            requests = self._draw(_UNIFORM, plan.recorded)
-            found = await carry(self._stage, product, requests, plan.mix_callers)
-            self.readings.carried.append(found)
 
     async def contest(self) -> None:
         """Every contestant, round by round."""
@@ -264,9 +263,10 @@ class _Run:
                 self.readings.growth[population].append((rates[0], rates[1]))
 
     async def catch_up(self) -> None:
-        """Have everything recorded that is not yet."""
+        """Have everything recorded that the contests have charged."""
         self._tell("the rest is recorded", counts=False)
-        await drain(self._stage)
+        async with self._stage.worker() as worker:
+            await drain(self._stage, worker)
 
     async def prove(self) -> Proof:
         """Compare all sums."""
