@@ -35,8 +35,8 @@
 --- @include "batch"
 
 local meta, journal = KEYS[1], KEYS[2]
-local now_us, grace_ms = clock(ARGV[1]), ARGV[2]
-local now_ms = math.floor(integer(now_us) / 1000)
+local now_us, now_ms = clock(ARGV[1])
+local grace_ms = ARGV[2]
 
 local charges = {}
 
@@ -55,7 +55,8 @@ end
 local function refund()
   local account_key, record_key, refunded_key = next_keys(3)
   local transaction_id, tail, terms = next_item()
-  local fingerprint, ttl_ms, audited, amount, related, bounded = terms_at(terms, 6)
+  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
+  local amount, related, bounded = own_terms(terms, 3)
 
   local function refuse(...)
     return refusal('refund', audited, amount, tail, ...)

@@ -37,8 +37,8 @@
 --- @include "batch"
 
 local meta, journal = KEYS[1], KEYS[2]
-local now_us, grace_ms = clock(ARGV[1]), ARGV[2]
-local now_ms = math.floor(integer(now_us) / 1000)
+local now_us, now_ms = clock(ARGV[1])
+local grace_ms = ARGV[2]
 
 -- The verdict and the cap of the option that holds for a tier.
 local function verdict_on(tier, at, options)
@@ -68,12 +68,12 @@ end
 local function set_tier()
   local account_key, record_key = next_keys(2)
   local transaction_id, tail, terms = next_item()
-  local fingerprint, ttl_ms, audited, verb, target, subject, judged_by, policy, expiry, options =
-    terms_at(terms, 10)
+  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
+  local verb, target, subject, judged_by, policy, expiry, options = own_terms(terms, 7)
   local account = account_of(account_key)
   local expired = account and has_expired(account, now_ms)
   local judged = account and not (expired and judged_by == 'effective') and account.tier or ''
-  local verdict, cap = verdict_on(judged, terms + 10, integer(options))
+  local verdict, cap = verdict_on(judged, terms.own + 7, integer(options))
 
   local function refuse(...)
     return refusal(verb, audited, subject, tail, ...)

@@ -4,20 +4,28 @@
 -- An item names its terms by their place in ARGV, behind the items: what many items of a call have in
 -- common (price, time to live, audit) is sent, and turned into Lua values, once.
 
-local key_at, argument_at = 3, 3
+local key_at, argument_at, terms_of = 3, 3, {}
 
 local function next_keys(count)
   key_at = key_at + count
   return unpack(KEYS, key_at - count, key_at - 1)
 end
 
+-- Transaction id, tail and terms of the next item; `own` is where the verb's own terms begin.
 local function next_item()
   argument_at = argument_at + 3
-  return ARGV[argument_at - 3], ARGV[argument_at - 2], integer(ARGV[argument_at - 1])
+  local place = ARGV[argument_at - 1]
+  local terms = terms_of[place]
+  if not terms then
+    local at = integer(place)
+    terms = { fingerprint = ARGV[at], ttl_ms = ARGV[at + 1], audited = ARGV[at + 2], own = at + 3 }
+    terms_of[place] = terms
+  end
+  return ARGV[argument_at - 3], ARGV[argument_at - 2], terms
 end
 
-local function terms_at(place, count)
-  return unpack(ARGV, place, place + count - 1)
+local function own_terms(terms, count)
+  return unpack(ARGV, terms.own, terms.own + count - 1)
 end
 
 -- What is remembered of the items' operations, all of it in one command: the second key of each item.

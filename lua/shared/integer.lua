@@ -14,5 +14,5 @@ local function integer(digits)
 end
 
 local function text(number)
-  return format('%.0f', number)
+  return format('%d', number)
 end

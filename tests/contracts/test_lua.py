@@ -13,6 +13,8 @@ from credits_fast.scripts import SCRIPTS, source
 
 LUA = Path(__file__).parents[2] / "lua"
 
+EVERY_VERBS = ("fingerprint", "ttl_ms", "audited")
+"""The terms that all verbs have; `next_item` reads them."""
 NOT_ERRORS = {"cold", "cold_charge", "fenced", "unopened", "incompatible"}
 """Replies that the library acts upon itself."""
 ADMINISTRATIVE = {"stale", "forked", "missing", "partitions", "epoch"}
@@ -90,7 +92,7 @@ def test_keys_and_arguments_are_bound_to_the_names_of_the_header(name: str) -> N
 def test_the_fields_of_an_item_are_read_in_the_order_of_the_header(name: str) -> None:
     for place, reader in (
         ("for each item", r"next_item\(()\)"),
-        ("at the place terms names", r"terms_at\(terms, (\d+)\)"),
+        ("at the place terms names", r"own_terms\(terms, (\d+)\)"),
     ):
         documented = re.search(
             rf"^(?:ARGV\[3…\])?\s+([\w, ]+?) +{place}", header(name), re.MULTILINE
@@ -99,7 +101,8 @@ def test_the_fields_of_an_item_are_read_in_the_order_of_the_header(name: str) ->
         read = re.search(rf"local ([\w,\s]+?) =\s*{reader}", body(name))
         assert read is not None
         names = re.split(r",\s*", read[1].strip())
-        assert documented[1].split(", ") == names
+        of_the_verb = [one for one in documented[1].split(", ") if one not in EVERY_VERBS]
+        assert of_the_verb == names
         assert int(read[2] or 3) == len(names)
 
 
