@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from credits_fast.settings import Settings
 from tests.benchmarks.outcomes import SMALLEST, outcome
 from tests.servers import Servers
 
+_ENDS_WITHIN_S = 60
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 NOT_MEASURED = {"ratio_vs_redis_py_1024", "ratio_million_users"}
 
@@ -44,6 +48,13 @@ async def databases(servers: Servers) -> list[str]:
         found = [*await connection.scalars(query)]
     await engine.dispose()
     return found
+
+
+def assert_nothing_is_left(servers: Servers) -> None:
+    client = Redis.from_url(servers.redis_url)
+    assert [] == [*client.scan_iter("{bench*")]
+    client.close()
+    assert [] == asyncio.run(databases(servers))
 
 
 def documented() -> set[str]:
@@ -80,10 +91,7 @@ def test_the_smallest_run_has_every_figure_proves_its_sums_and_leaves_nothing(
     assert "✓" in captured.err
     assert servers.redis_url not in captured.out + page.read_text(encoding="utf-8")
 
-    client = Redis.from_url(servers.redis_url)
-    assert [] == [*client.scan_iter("{bench*")]
-    client.close()
-    assert [] == asyncio.run(databases(servers))
+    assert_nothing_is_left(servers)
 
 
 @pytest.mark.usefixtures("_smallest")
@@ -150,3 +158,24 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(
 
     assert 2 == code
     assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_leaves_nothing(
+    number: signal.Signals, servers: Servers
+) -> None:
+    words = (sys.executable, "-m", "credits_fast.cli", "bench", "--set", "quick")
+    process = subprocess.Popen(
+        (*words, *servers_words(servers)),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=_ENDS_WITHIN_S)
+
+    assert (130, "interrupted\n") == (process.returncode, err[-len("interrupted\n") :])
+    assert first.startswith("benchmark: 0 of ")
+    assert_nothing_is_left(servers)
