@@ -71,6 +71,13 @@ def test_the_cpu_time_with_children_is_at_least_ones_own() -> None:
     assert (all_ or 0) >= (own or 0)
 
 
+@pytest.mark.parametrize(("expected", "calls", "items"), [(3, 1, 1), (5, 1, 2), (258, 2, 64)])
+def test_a_reply_has_a_line_for_the_array_and_two_for_each_item(
+    expected: int, calls: int, items: int
+) -> None:
+    assert expected == reply_lines(calls, items)
+
+
 def test_the_driver_ends_when_all_lines_are_back_and_gives_what_came() -> None:
     ours, theirs = socket.socketpair()
     requests, answer = b"x" * 300_000, b"*1\r\n$4\r\nok\0a\r\n"
