@@ -142,9 +142,9 @@ class Courier:
             *(detail.encode() for detail in details),
         )
         try:
-            lane = await self._dispatcher.lane()
             keys = (partition.meta, partition.journal)
-            await lane.run_script("refuse", keys, (self._dispatcher.now_us(), *fields))
+            arguments = (self._dispatcher.now_us(), *fields)
+            await self._dispatcher.router.run_script(partition, "refuse", keys, arguments)
         except CreditsError as error:
             _log.warning("a refused %s could not be audited: %s", verb, error)
 
@@ -181,11 +181,10 @@ class Courier:
             await self._accounts.load(partition, user)
 
     async def _look(self, partition: PartitionKeys, user: bytes) -> Account | None:
-        lane = await self._dispatcher.lane()
         fields = (b"b", b"r", b"s", b"t", b"x")
-        found, time = await lane.execute_all(
-            pack((b"HMGET", partition.account(user), *fields)),
-            pack((b"TIME",)),
+        look, ask_time = pack((b"HMGET", partition.account(user), *fields)), pack((b"TIME",))
+        found, time = await self._dispatcher.router.follow(
+            partition, lambda lane: lane.execute_all(look, ask_time)
         )
         if found[0] is None:
             return None

@@ -2,7 +2,11 @@
 
 Calls that arrive while nothing is in flight go out in the next turn, without a timer: a lone call
 waits for nobody. While a partition has a script in flight, its calls gather, and so batches grow
-with the load. All scripts of a turn leave in one write.
+with the load. All scripts of a turn leave in one write to each server; a server that has to be
+waited for keeps nobody else's waiting.
+
+A batch that another node of a cluster should have had, or whose script the server has dropped, was not
+executed: it is sent again as it is.
 
 A call is refused, answered or cancelled alone: one bad item never fails its batch, and a cancelled
 caller's reply is dropped, never given to a neighbour.
@@ -17,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import AskError, NoScriptError
 
 from credits_fast.errors import (
     CreditsError,
@@ -26,7 +30,7 @@ from credits_fast.errors import (
     RedisUnavailableError,
     ScriptFailedError,
 )
-from credits_fast.lane import Lane, LaneLostError
+from credits_fast.lane import LaneLostError
 from credits_fast.server_errors import is_not_allowed, is_not_executed, translated
 from credits_fast.wire import request
 
@@ -34,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from credits_fast.keys import PartitionKeys
-    from credits_fast.lane import Endpoint, Reply
+    from credits_fast.lane import Lane, Reply
+    from credits_fast.routing import Router
     from credits_fast.wire import Call
 
 __all__ = ["BATCH_MAX", "Dispatcher"]
@@ -44,18 +49,21 @@ BATCH_MAX: Final = 128
 millisecond or two, for the server does nothing else meanwhile."""
 FLIGHTS_MAX: Final = 2
 """Script calls of one partition and verb in flight at once."""
-RELOADS_MAX: Final = 10
-"""How often a batch is sent again because the server had dropped the script."""
+REPEATS_MAX: Final = 10
+"""How often a batch is sent again because the server had dropped the script or redirects it."""
 GRACE_MS: Final = 1_000
 """How much longer than its time to live a record stays in Redis, for clocks that differ a little
 after a failover; the record itself says when it ends."""
 
 
 class Dispatcher:
-    """Sends calls to one server; see the module.
+    """Sends calls to the servers of their partitions; see the module.
+
+    Attributes:
+        router: Which lane leads to a partition; opened and closed with the dispatcher.
 
     Args:
-        endpoint: Where the server is.
+        router: Which lane leads to a partition.
         timeout_ms: Milliseconds until an unanswered script call gives the connection up.
         clock: Microseconds since 1970 for every call, None for the server's own time.
         grace_ms: How much longer than its time to live a record stays in Redis.
@@ -63,21 +71,19 @@ class Dispatcher:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        router: Router,
         *,
         timeout_ms: int = 5_000,
         clock: Callable[[], int] | None = None,
         grace_ms: int = GRACE_MS,
     ) -> None:
-        self._endpoint = endpoint
+        self.router = router
         self._timeout = timeout_ms / 1_000
         self._clock = clock
         self._grace = b"%d" % grace_ms
         self._queues: dict[tuple[str, int], _Queue] = {}
         self._ready: list[_Queue] = []
         self.flights = 0
-        self._lane: Lane | None = None
-        self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_sending = False
         self._is_open = False
@@ -104,35 +110,18 @@ class Dispatcher:
             self.wake(queue)
         return answer
 
-    async def lane(self) -> Lane:
-        """The open connection; a new one where there is none.
-
-        Raises:
-            RedisUnavailableError: The server cannot be reached.
-            UnsuitableServerError: The server does not let us in.
-            EngineClosedError: The dispatcher is not open.
-        """
-        self._check_open()
-        if self._lane is not None and self._lane.is_open:
-            return self._lane
-        async with self._opening:
-            if self._lane is None or not self._lane.is_open:
-                if self._lane is not None:
-                    await self._lane.close()
-                self._lane = await Lane.open(self._endpoint)
-            return self._lane
-
     def now_us(self) -> bytes:
         """The moment for the next script call, b"" for the server's own time."""
         return b"" if self._clock is None else b"%d" % self._clock()
 
     def open(self) -> None:
-        """From now on calls of this event loop are sent; the first one makes the connection."""
+        """From now on calls of this event loop are sent; connections are made when needed."""
         self._loop = asyncio.get_running_loop()
         self._is_open = True
+        self.router.open()
 
     async def close(self) -> None:
-        """Give up what is waiting and end the connection."""
+        """Give up what is waiting and end the connections."""
         self._is_open = False
         for queue in self._queues.values():
             queue.refuse(EngineClosedError("the engine was closed before the call was sent"))
@@ -140,12 +129,11 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._lane is not None:
-            await self._lane.close()
+        await self.router.close()
 
     def wake(self, queue: _Queue) -> None:
         """Have the calls of a queue sent in the next turn, if it may have another flight."""
-        if not (self._is_open and self._may_depart(queue)):
+        if queue.waits_for_lane or not (self._is_open and self._may_depart(queue)):
             return
         queue.is_ready = True
         self._ready.append(queue)
@@ -154,17 +142,32 @@ class Dispatcher:
             self._start(self._send())
 
     async def _send(self) -> None:
-        """One turn: everything that is ready, in one write."""
+        """One turn: everything that is ready, in one write to each server."""
+        self._is_sending = False
+        flights: dict[Lane, list[_Flight]] = {}
+        for queue in self._take_ready():
+            lane = self.router.open_lane(queue.partition)
+            if lane is None:
+                queue.waits_for_lane = True
+                self._start(self._send_later(queue))
+            else:
+                flights.setdefault(lane, []).extend(self._board(lane, queue))
+        departures = [self._depart(*departing) for departing in flights.items()]
+        if len(departures) == 1:
+            await departures[0]
+        else:
+            await asyncio.gather(*departures)
+
+    async def _send_later(self, queue: _Queue) -> None:
+        """The calls of a queue, once its lane is open."""
         try:
-            lane = await self.lane()
+            lane = await self.router.lane(queue.partition)
         except CreditsError as error:
-            for queue in self._take_ready():
-                queue.refuse(error)
+            queue.refuse(error)
             return
         finally:
-            self._is_sending = False
-        flights = [flight for queue in self._take_ready() for flight in self._board(lane, queue)]
-        await self._depart(lane, flights)
+            queue.waits_for_lane = False
+        await self._depart(lane, self._board(lane, queue))
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -206,16 +209,19 @@ class Dispatcher:
             flight.timer = self._loop.call_later(self._timeout, lane.abandon, late)
         await lane.send(requests, [flight.landed for flight in flights])
 
-    def send_again(self, flight: _Flight) -> None:
-        """Bring the scripts back into the server's cache and send the same batch once more."""
-        self._start(self._send_again(flight))
+    def send_again(self, flight: _Flight, refusal: AskError | NoScriptError) -> None:
+        """Send the same batch once more: to where it belongs, or with the scripts brought back."""
+        self._start(self._send_again(flight, refusal))
 
-    async def _send_again(self, flight: _Flight) -> None:
-        flight.reloads += 1
+    async def _send_again(self, flight: _Flight, refusal: AskError | NoScriptError) -> None:
+        flight.repeats += 1
         try:
-            if flight.reloads > RELOADS_MAX:
-                raise RedisUnavailableError("the server drops the scripts again and again")
-            await flight.lane.load_scripts()
+            if flight.repeats > REPEATS_MAX:
+                raise RedisUnavailableError(f"the server says it again and again: {refusal}")
+            if isinstance(refusal, AskError):
+                flight.lane = await self.router.redirected(flight.lane, refusal)
+            else:
+                await flight.lane.load_scripts()
         except CreditsError as error:
             flight.failed(repeat(error))
             return
@@ -241,6 +247,7 @@ class _Queue:
     calls: deque[_Waiting] = field(default_factory=deque[_Waiting])
     flights: int = 0
     is_ready: bool = False
+    waits_for_lane: bool = False
 
     def next_batch(self) -> list[_Waiting]:
         """The next calls whose callers still wait, as many as a batch may have."""
@@ -267,7 +274,7 @@ class _Flight:
     lane: Lane
     queue: _Queue
     waiting: list[_Waiting]
-    reloads: int = 0
+    repeats: int = 0
     timer: asyncio.TimerHandle | None = None
 
     def packed(self, now_us: bytes, grace_ms: bytes) -> bytes:
@@ -277,8 +284,8 @@ class _Flight:
     def landed(self, reply: Reply) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        if isinstance(reply, NoScriptError):
-            self.dispatcher.send_again(self)
+        if isinstance(reply, AskError | NoScriptError):
+            self.dispatcher.send_again(self, reply)
             return
         if not isinstance(reply, Exception):
             for waiting, answer in zip(self.waiting, reply, strict=True):
@@ -289,6 +296,7 @@ class _Flight:
             why = str(reply)
             self.failed(OutcomeUnknownError(w.call.operation_id, why) for w in self.waiting)
         elif is_not_allowed(reply) or is_not_executed(reply):
+            self.dispatcher.router.doubt(self.lane, reply)
             self.failed(repeat(translated(reply, self.lane.address)))
         else:
             self.failed(repeat(ScriptFailedError(f"script {self.queue.place[0]}: {reply}")))

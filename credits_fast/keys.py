@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import binascii
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -47,6 +48,11 @@ class PartitionKeys:
 
     number: int
     tag: bytes
+
+    @cached_property
+    def slot(self) -> int:
+        """The slot of a cluster that all its keys are in."""
+        return slot(self.tag)
 
     @cached_property
     def meta(self) -> bytes:
@@ -100,6 +106,9 @@ class Partitions:
 
     def __len__(self) -> int:
         return len(self._partitions)
+
+    def __iter__(self) -> Iterator[PartitionKeys]:
+        return iter(self._partitions)
 
     def __getitem__(self, number: int) -> PartitionKeys:
         return self._partitions[number]

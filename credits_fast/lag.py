@@ -89,7 +89,7 @@ class LagGauge:
 
     async def _note(self) -> None:
         at = time.monotonic()
-        ends = await journal_ends(await self._engine.lane(), self._engine.partitions)
+        ends = await journal_ends(self._engine.router, self._engine.partitions)
         self._open.append(_Note(at, ends))
 
     async def _settle(self) -> None:

@@ -24,11 +24,12 @@ from credits_fast.entries import Entry, MalformedEntryError
 from credits_fast.errors import (
     IncompatibleFormatError,
     PartitionFencedError,
+    RedisUnavailableError,
     UnavailableError,
 )
 from credits_fast.ids import operation_id
 from credits_fast.keys import FORMAT
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.routing import router_to
 from credits_fast.sync.journal import ForkedError, Journal, Look, after
 from credits_fast.sync.lease import Claim, Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.config import SyncConfig
+    from credits_fast.endpoints import AnyEndpoint
     from credits_fast.keys import Partitions
 
 __all__ = ["SyncWorker"]
@@ -74,7 +76,7 @@ class SyncWorker:
         carried: How many decisions it has carried so far.
 
     Args:
-        endpoint: The Redis server.
+        endpoint: The Redis server, or the cluster.
         database: The ledger, migrated.
         partitions: The partitions as configured.
         config: How to go about it.
@@ -88,7 +90,7 @@ class SyncWorker:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: AnyEndpoint,
         database: AsyncEngine,
         partitions: Partitions,
         config: SyncConfig,
@@ -97,15 +99,15 @@ class SyncWorker:
     ) -> None:
         self.id = operation_id()
         self.carried = 0
-        self._endpoint = endpoint
         self._config = config
         self._clock = clock or (lambda: datetime.now(UTC))
         self._partitions = partitions
-        self._lane: Lane | None = None
-        self._journal = Journal(partitions, self._open_lane)
+        self._router = router_to(endpoint, is_patient=False)
+        self._router.open()
+        self._journal = Journal(partitions, self._router)
         self._ledger = Ledger(database)
         self._leases = Leases(database, self.id, config.lease_ms)
-        self._admission = Admission(partitions, database, self._open_lane)
+        self._admission = Admission(partitions, database, self._router)
         self._owned: dict[int, _Owned] = {}
         self._renew_at = 0.0
         self._clean_at = 0.0
@@ -168,14 +170,13 @@ class SyncWorker:
         return total
 
     async def close(self) -> None:
-        """Release the leases and end the connection."""
+        """Release the leases and end the connections."""
         try:
             await self._leases.release(self._owned)
         except UnavailableError as error:
             _log.warning("the leases could not be released and end by themselves: %s", error)
         self._owned.clear()
-        if self._lane is not None:
-            await self._lane.close()
+        await self._router.close()
 
     # --- the parts of a step --------------------------------------------------------------------
 
@@ -199,6 +200,8 @@ class SyncWorker:
         found = await self._journal.read(looks) if looks else []
         batches: list[Batch] = []
         for look, raw in zip(looks, found, strict=True):
+            if raw is None:
+                continue  # its node is away; the others are not
             try:
                 entries = after(look, raw)
                 if entries:
@@ -233,10 +236,11 @@ class SyncWorker:
         """Drop what the ledger has had for long enough; a closed partition is opened on the way."""
         for batch in written:
             keep = self._keep_from(self._owned[batch.partition])
-            if await self._journal.trim(batch, keep):
-                continue
             try:
-                await self._admission.open(self._partitions[batch.partition])
+                if not await self._journal.trim(batch, keep):
+                    await self._admission.open(self._partitions[batch.partition])
+            except RedisUnavailableError as error:
+                _log.debug("partition %d is trimmed another time: %s", batch.partition, error)
             except PartitionFencedError as error:
                 self._set_aside(batch.partition, error)
 
@@ -278,12 +282,8 @@ class SyncWorker:
         error: IncompatibleFormatError,
     ) -> IncompatibleFormatError:
         """The same with the version that opened the partition last: it wrote the entry."""
-        lane = await self._open_lane()
-        library: bytes | None = await lane.execute(
-            b"HGET",
-            self._partitions[partition].meta,
-            b"library",
-        )
+        keys = self._partitions[partition]
+        library: bytes | None = await self._router.execute(keys, b"HGET", keys.meta, b"library")
         return IncompatibleFormatError(
             f"an entry of partition {partition}",
             found=error.found,
@@ -295,13 +295,6 @@ class SyncWorker:
         reason = f"{type(error).__name__}: {error}"
         self._owned[partition].set_aside = reason
         _log.error("partition %d is set aside, its journal waits: %s", partition, reason)
-
-    async def _open_lane(self) -> Lane:
-        if self._lane is None or not self._lane.is_open:
-            if self._lane is not None:
-                await self._lane.close()
-            self._lane = await Lane.open(self._endpoint)
-        return self._lane
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import event
 
 from credits_fast.entries import RefusedItem, decode
+from credits_fast.lane import Endpoint
 from tests.conformance.cases import Case, Object
 from tests.conformance.world import World
 
@@ -92,7 +93,9 @@ class Recorder:
 
         engine = self._world.kit.database.sync_engine
         event.listen(engine, "before_cursor_execute", executed)
-        monitor = await self._world.kit.engine.endpoint.connect()
+        endpoint = self._world.kit.engine.endpoint
+        assert isinstance(endpoint, Endpoint)
+        monitor = await endpoint.connect()
         await monitor.send_command("MONITOR")
         await monitor.read_response()
         try:
