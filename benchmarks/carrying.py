@@ -110,7 +110,7 @@ async def _owns(stage: Stage) -> bool:
 
 
 async def _is_recorded(stage: Stage) -> bool:
-    ends = await journal_ends(await stage.engine.lane(), stage.engine.partitions)
+    ends = await journal_ends(stage.engine.router, stage.engine.partitions)
     return not await behind(stage.database, ends)
 
 

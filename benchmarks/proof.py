@@ -84,8 +84,7 @@ async def prove(stage: Stage, books: Books, users: int, baselines: Mapping[str, 
         distinct or 0, by_status.get("success", 0), by_status.get("failed", 0), remembered or 0
     )
     sheet = await balance_sheet(stage.database)
-    lane = await stage.engine.lane()
-    redis = await compare_redis(stage.database, lane, stage.engine.partitions)
+    redis = await compare_redis(stage.database, stage.engine.router, stage.engine.partitions)
     problems = judge(books, rows, sheet, redis, users=users, baselines=baselines)
     return Proof(problems, books, rows, sheet, redis, baselines)
 

@@ -128,6 +128,7 @@ async def open_stage(servers: Settings) -> AsyncGenerator[Stage, None]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         namespace = f"bench-{secrets.token_hex(4)}"
         redis_url = servers.redis_url or await _own_valkey(folder, stack)
+        endpoint = Endpoint.from_url(redis_url)
         postgresql, named = None, servers.database_url
         if named is None:
             postgresql, administrated = await _own_postgresql(folder, stack)
@@ -140,8 +141,8 @@ async def open_stage(servers: Settings) -> AsyncGenerator[Stage, None]:
         database = connect(url.render_as_string(hide_password=False))
         stack.push_async_callback(database.dispose)
         await schema.upgrade(database)
-        stack.push_async_callback(_clear, redis_url, namespace)
-        engine = CreditsEngine(config, redis=Endpoint.from_url(redis_url), database=database)
+        stack.push_async_callback(_clear, endpoint, namespace)
+        engine = CreditsEngine(config, redis=endpoint, database=database)
         await stack.enter_async_context(engine)
         facts = await _facts(engine, database)
         yield Stage(engine, config, database, redis_url, folder, facts, postgresql)
@@ -209,9 +210,9 @@ async def _administer(url: URL, statement: str) -> None:
         await engine.dispose()
 
 
-async def _clear(redis_url: str, namespace: str) -> None:
+async def _clear(endpoint: Endpoint, namespace: str) -> None:
     """Delete every key of ours: the product's and those of the baselines."""
-    lane = await Lane.open(Endpoint.from_url(redis_url))
+    lane = await Lane.open(endpoint)
     pattern, cursor = b"{%b*" % namespace.encode(), b"0"
     try:
         while True:

@@ -14,9 +14,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from credits_fast.cli.bench.table import summary
 from credits_fast.cli.command import command
-from credits_fast.cli.demo.progress import Screen, Sight, screen
 from credits_fast.cli.demo.trace import TraceError, read_trace
 from credits_fast.cli.options import Document, check_file
 from credits_fast.cli.output import Answer
@@ -118,17 +116,19 @@ def bench(
     from credits_fast.benchmarks.machine import machine, versions  # noqa: PLC0415
     from credits_fast.benchmarks.plan import PLANS  # noqa: PLC0415
     from credits_fast.benchmarks.run import Step, run  # noqa: PLC0415
+    from credits_fast.cli.bench.table import summary  # noqa: PLC0415
+    from credits_fast.cli.demo.progress import Sight, screen  # noqa: PLC0415  # rich.progress too
 
     plan, tokens = PLANS[set_.value], _tokens(trace)
     began, (loop, make_loop) = datetime.now(UTC), _event_loop()
     with screen(moves_by_itself=False) as screen_:
 
         def watch(step: Step) -> None:
-            _show(screen_, step.done, step.total, step.title)
+            screen_.show(Sight("benchmark", step.done, step.total, step.title))
 
         with asyncio.Runner(loop_factory=make_loop) as runner:
             outcome = runner.run(_until_told(run(plan, servers.settings, watch, tokens)))
-        _show(screen_, 1, 1, "done")
+        screen_.show(Sight("benchmark", 1, 1, "done"))
     words = [f"credits-fast bench --set {plan.name}", *servers.words]
     circumstances = {
         "date": began.isoformat(timespec="seconds"),
@@ -161,10 +161,6 @@ async def _until_told(work: Coroutine[Any, Any, _T]) -> _T:
     if task.cancelled():
         raise KeyboardInterrupt
     return task.result()
-
-
-def _show(screen_: Screen, done: int, total: int, title: str) -> None:
-    screen_.show(Sight("benchmark", done, total, title))
 
 
 def _tokens(trace: Path | None) -> list[tuple[int, int]]:
