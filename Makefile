@@ -1,4 +1,4 @@
-# Two commands need nothing but python3 and make: `make demo` and `make test`.
+# `make demo`, `make test` and `make bench` need nothing but python3 and make.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix clean
+.PHONY: help demo test bench bench-quick check fix clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -16,6 +16,12 @@ demo: $(STAMP) ## Charge a thousand users on an embedded Valkey and SQLite, and 
 
 test: $(STAMP) ## Run all tests, on a real Valkey and a real PostgreSQL from wheels
 	@$(BIN)/python -m pytest
+
+bench: $(STAMP) ## Measure everything beside its baselines, in less than ten minutes
+	@$(BIN)/credits-fast bench --json benchmark.json --html benchmark.html
+
+bench-quick: $(STAMP) ## Measure a little of it, in less than a minute
+	@$(BIN)/credits-fast bench --set quick --json benchmark.json --html benchmark.html
 
 check: $(STAMP) ## Lint, format, types and layers: what CI runs before the tests
 	@$(BIN)/ruff check .

@@ -21,11 +21,10 @@ from credits_fast.errors import (
 from credits_fast.wire import closed, to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane
     from credits_fast.records import AccountRow, Records
+    from credits_fast.routing import Router
 
 __all__ = ["Accounts"]
 
@@ -42,12 +41,12 @@ class Accounts:
 
     Args:
         records: The ledger's side.
-        lane: Gives an open connection to the server.
+        router: Which lane leads to a partition.
     """
 
-    def __init__(self, records: Records, lane: Callable[[], Awaitable[Lane]]) -> None:
+    def __init__(self, records: Records, router: Router) -> None:
         self._records = records
-        self._lane = lane
+        self._router = router
         self._loading: dict[bytes, asyncio.Task[None]] = {}
         self._unknown: dict[bytes, float] = {}
         self._reads = asyncio.Semaphore(_READS_MAX)
@@ -90,8 +89,10 @@ class Accounts:
             task.exception()  # looked at, even where every caller has gone
 
     async def _load(self, partition: PartitionKeys, user: bytes) -> None:
+        await self._router.follow(partition, lambda lane: self._load_by(lane, partition, user))
+
+    async def _load_by(self, lane: Lane, partition: PartitionKeys, user: bytes) -> None:
         for _ in range(_STALE_MAX):
-            lane = await self._lane()
             generation = await lane.execute(b"HGET", partition.meta, b"generation")
             if generation is None:
                 raise PartitionFencedError(partition.number, "Redis does not know it")

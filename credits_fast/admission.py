@@ -32,12 +32,11 @@ from credits_fast.sync.tables import sync_partitions
 from credits_fast.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.keys import PartitionKeys, Partitions
     from credits_fast.lane import Lane
+    from credits_fast.routing import Router
 
 __all__ = ["Admission", "Position"]
 
@@ -71,22 +70,24 @@ class Admission:
     Args:
         partitions: The partitions as configured.
         database: The ledger.
-        lane: Gives an open connection to the server.
+        router: Which lane leads to a partition.
     """
 
     def __init__(
         self,
         partitions: Partitions,
         database: AsyncEngine,
-        lane: Callable[[], Awaitable[Lane]],
+        router: Router,
     ) -> None:
         self._partitions = partitions
         self._database = database
-        self._lane = lane
+        self._router = router
         self._locks = [asyncio.Lock() for _ in range(len(partitions))]
 
     async def open_all(self) -> None:
         """Open what can be opened; what has lost history stays closed and is logged.
+
+        What is on a node of a cluster that is away is opened when somebody needs it.
 
         Raises:
             SchemaMismatchError: The ledger belongs to another namespace or number of partitions.
@@ -95,11 +96,12 @@ class Admission:
             DatabaseUnavailableError: The database cannot be reached.
         """
         await self._register()
-        for number in range(len(self._partitions)):
-            try:
-                await self.open(self._partitions[number])
-            except PartitionFencedError as error:
-                _log.error("%s", error)  # no traceback: this is a state, not a bug
+        for partitions in (await self._router.reached(self._partitions)).values():
+            for partition in partitions:
+                try:
+                    await self.open(partition)
+                except PartitionFencedError as error:
+                    _log.error("%s", error)  # no traceback: this is a state, not a bug
 
     async def open(self, partition: PartitionKeys) -> None:
         """Open one partition for the server at the other end, if nothing of it was lost.
@@ -130,7 +132,12 @@ class Admission:
 
     async def _open_at(self, partition: PartitionKeys, position: Position) -> bool:
         """Whether the partition is open now: False where the journal does not hold the position."""
-        lane = await self._lane()
+        return await self._router.follow(
+            partition, lambda lane: self._open_by(lane, partition, position)
+        )
+
+    async def _open_by(self, lane: Lane, partition: PartitionKeys, position: Position) -> bool:
+        """Compared and opened on one lane: what one server holds says nothing about another."""
         run = await lane.execute(b"HGET", partition.meta, b"run")
         if run == lane.run.encode():
             return True

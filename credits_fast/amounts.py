@@ -38,6 +38,7 @@ _CREDITS_MAX: Final = MICROS_MAX // MICROS_PER_CREDIT
 _DIGITS_MAX: Final = 40
 _DECIMAL_TEXT: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 _STEP: Final = Decimal(1).scaleb(-PLACES)
+_scaleb: Final = EXACT.scaleb
 
 
 def to_micros(amount: Amount, *, argument: str = "amount", minimum: int = 0) -> int:
@@ -77,7 +78,7 @@ def to_credits(micros: int) -> Decimal:
         >>> to_credits(13_500_000)
         Decimal('13.500000')
     """
-    return Decimal(micros).scaleb(-PLACES, EXACT)
+    return _scaleb(micros, -PLACES)
 
 
 def json_number(micros: int) -> str:

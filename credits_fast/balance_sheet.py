@@ -15,14 +15,14 @@ from sqlalchemy import ColumnElement, and_, func, select
 
 from credits_fast.amounts import to_credits
 from credits_fast.database import reading
-from credits_fast.lane import pack
+from credits_fast.resp import pack
 from credits_fast.sync.tables import audit_logs, micros_of, transactions, users
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from credits_fast.keys import Partitions
-    from credits_fast.lane import Lane
+    from credits_fast.keys import PartitionKeys, Partitions
+    from credits_fast.routing import Router
 
 __all__ = ["BalanceSheet", "RedisComparison", "balance_sheet", "compare_redis", "redis_differs"]
 
@@ -112,16 +112,16 @@ async def balance_sheet(database: AsyncEngine) -> BalanceSheet:
 
 async def redis_differs(
     database: AsyncEngine,
-    lane: Lane,
+    router: Router,
     partitions: Partitions,
 ) -> dict[str, str]:
     """The users of `compare_redis` that differ, and how."""
-    return (await compare_redis(database, lane, partitions)).differing
+    return (await compare_redis(database, router, partitions)).differing
 
 
 async def compare_redis(
     database: AsyncEngine,
-    lane: Lane,
+    router: Router,
     partitions: Partitions,
 ) -> RedisComparison:
     """Redis beside the ledger, user by user.
@@ -140,8 +140,7 @@ async def compare_redis(
     differing: dict[str, str] = {}
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
         rows = recorded[start : start + _LOOKS_AT_ONCE]
-        requests = (_look(partitions, row[0]) for row in rows)
-        replies = await lane.execute_all(*requests)
+        replies = await router.replies([_look(partitions, row[0]) for row in rows])
         for (user, balance, sequence), (held, held_sequence) in zip(rows, replies, strict=True):
             if held is None:
                 continue
@@ -214,9 +213,10 @@ def _problem(row: Any) -> str:
     return ""
 
 
-def _look(partitions: Partitions, user_id: str) -> bytes:
+def _look(partitions: Partitions, user_id: str) -> tuple[PartitionKeys, bytes]:
     user = user_id.encode()
-    return pack((b"HMGET", partitions.of(user).account(user), b"b", b"s"))
+    partition = partitions.of(user)
+    return partition, pack((b"HMGET", partition.account(user), b"b", b"s"))
 
 
 def shown(differing: dict[str, str], most: int = 5) -> str:

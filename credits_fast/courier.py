@@ -6,13 +6,19 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from credits_fast import wire
-from credits_fast.errors import CreditsError, PartitionFencedError, RedisUnavailableError
-from credits_fast.lane import pack
+from credits_fast import logs, wire
+from credits_fast.errors import (
+    CreditsError,
+    PartitionFencedError,
+    RedisUnavailableError,
+    UserNotFoundError,
+)
+from credits_fast.resp import pack
 from credits_fast.retry import repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import asyncio
+    from collections.abc import Coroutine, Sequence
 
     from credits_fast.accounts import Accounts
     from credits_fast.admission import Admission
@@ -25,6 +31,7 @@ __all__ = ["Account", "Courier"]
 
 _log = logging.getLogger(__name__)
 
+_DONE: Final = (b"ok\0", b"replayed\0")
 _CLOSED: Final = (b"fenced", b"unopened")
 _COLD_MAX: Final = 3
 
@@ -56,20 +63,45 @@ class Courier:
         self._accounts = accounts
         self._retry = retry
 
-    async def deliver(self, call: Call, user: bytes) -> bytes:
+    async def deliver(
+        self,
+        verb: str,
+        operation: Operation,
+        call: Call,
+        *,
+        subject: str = "",
+        extra: bytes = b"",
+    ) -> bytes:
         """The script's reply to a call; the account is loaded where it was cold.
+
+        A user nobody knows is refused here, for only here it is known.
+
+        Args:
+            verb: The operation's name, for log and audit.
+            operation: What the call carries out.
+            call: The operation as it travels.
+            subject: What a refusal's audit says of the request.
+            extra: The verb's own part of the tail.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
             UnavailableError: The attempts ended without an answer.
             MisconfiguredError: The set-up is wrong.
         """
-        for _ in range(_COLD_MAX):
-            reply = await repeat(lambda: self._attempt(call), self._retry)
-            if reply != wire.COLD:
+        answer = self._dispatcher.submit(call)
+        try:
+            reply = await answer
+        except CreditsError:
+            pass  # `_carry_on` meets it again
+        else:
+            if reply.startswith(_DONE):  # the way of nearly every call, and the shortest
                 return reply
-            await repeat(lambda: self._load(call.partition, user), self._retry)
-        raise RedisUnavailableError(f"user {user.decode()!r} does not stay in Redis")
+        try:
+            return await self._carry_on(call, operation.user, answer)
+        except UserNotFoundError as error:
+            logs.refused(verb, operation, error.code)
+            await self.note_refusal(operation, verb, "user_not_found", subject=subject, extra=extra)
+            raise
 
     async def account(self, partition: PartitionKeys, user: bytes) -> Account:
         """The account as it is now; loaded where it was cold.
@@ -110,14 +142,28 @@ class Courier:
             *(detail.encode() for detail in details),
         )
         try:
-            lane = await self._dispatcher.lane()
             keys = (partition.meta, partition.journal)
-            await lane.run_script("refuse", keys, (self._dispatcher.now_us(), *fields))
+            arguments = (self._dispatcher.now_us(), *fields)
+            await self._dispatcher.router.run_script(partition, "refuse", keys, arguments)
         except CreditsError as error:
             _log.warning("a refused %s could not be audited: %s", verb, error)
 
-    async def _attempt(self, call: Call) -> bytes:
-        reply = await self._dispatcher.submit(call)
+    async def _carry_on(self, call: Call, user: bytes, first: asyncio.Future[bytes]) -> bytes:
+        """The reply after a first answer that was not the end; it counts as the first attempt."""
+        answers = [first]
+
+        def attempt() -> Coroutine[None, None, bytes]:
+            return self._attempt(call, answers.pop() if answers else self._dispatcher.submit(call))
+
+        for _ in range(_COLD_MAX):
+            reply = await repeat(attempt, self._retry)
+            if reply != wire.COLD:
+                return reply
+            await repeat(lambda: self._load(call.partition, user), self._retry)
+        raise RedisUnavailableError(f"user {user.decode()!r} does not stay in Redis")
+
+    async def _attempt(self, call: Call, answer: asyncio.Future[bytes]) -> bytes:
+        reply = await answer
         if reply in _CLOSED:
             await self._admission.open(call.partition)
             reply = await self._dispatcher.submit(call)
@@ -135,11 +181,10 @@ class Courier:
             await self._accounts.load(partition, user)
 
     async def _look(self, partition: PartitionKeys, user: bytes) -> Account | None:
-        lane = await self._dispatcher.lane()
         fields = (b"b", b"r", b"s", b"t", b"x")
-        found, time = await lane.execute_all(
-            pack((b"HMGET", partition.account(user), *fields)),
-            pack((b"TIME",)),
+        look, ask_time = pack((b"HMGET", partition.account(user), *fields)), pack((b"TIME",))
+        found, time = await self._dispatcher.router.follow(
+            partition, lambda lane: lane.execute_all(look, ask_time)
         )
         if found[0] is None:
             return None

@@ -1,8 +1,12 @@
 """Concurrent calls of one turn of the event loop become one script call per partition and verb.
 
 Calls that arrive while nothing is in flight go out in the next turn, without a timer: a lone call
-waits for nobody. While a partition has its bounded number of scripts in flight, its calls gather,
-and so batches grow with the load. All scripts of a turn leave in one write.
+waits for nobody. While a partition has a script in flight, its calls gather, and so batches grow
+with the load. All scripts of a turn leave in one write to each server; a server that has to be
+waited for keeps nobody else's waiting.
+
+A batch that another node of a cluster should have had, or whose script the server has dropped, was not
+executed: it is sent again as it is.
 
 A call is refused, answered or cancelled alone: one bad item never fails its batch, and a cancelled
 caller's reply is dropped, never given to a neighbour.
@@ -15,9 +19,9 @@ from collections import deque
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import AskError, NoScriptError
 
 from credits_fast.errors import (
     CreditsError,
@@ -26,14 +30,16 @@ from credits_fast.errors import (
     RedisUnavailableError,
     ScriptFailedError,
 )
-from credits_fast.lane import Lane, LaneLostError, pack
+from credits_fast.lane import LaneLostError
 from credits_fast.server_errors import is_not_allowed, is_not_executed, translated
+from credits_fast.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from credits_fast.keys import PartitionKeys
-    from credits_fast.lane import Endpoint, Reply
+    from credits_fast.lane import Lane, Reply
+    from credits_fast.routing import Router
     from credits_fast.wire import Call
 
 __all__ = ["BATCH_MAX", "Dispatcher"]
@@ -43,18 +49,21 @@ BATCH_MAX: Final = 128
 millisecond or two, for the server does nothing else meanwhile."""
 FLIGHTS_MAX: Final = 2
 """Script calls of one partition and verb in flight at once."""
-RELOADS_MAX: Final = 10
-"""How often a batch is sent again because the server had dropped the script."""
+REPEATS_MAX: Final = 10
+"""How often a batch is sent again because the server had dropped the script or redirects it."""
 GRACE_MS: Final = 1_000
 """How much longer than its time to live a record stays in Redis, for clocks that differ a little
 after a failover; the record itself says when it ends."""
 
 
 class Dispatcher:
-    """Sends calls to one server; see the module.
+    """Sends calls to the servers of their partitions; see the module.
+
+    Attributes:
+        router: Which lane leads to a partition; opened and closed with the dispatcher.
 
     Args:
-        endpoint: Where the server is.
+        router: Which lane leads to a partition.
         timeout_ms: Milliseconds until an unanswered script call gives the connection up.
         clock: Microseconds since 1970 for every call, None for the server's own time.
         grace_ms: How much longer than its time to live a record stays in Redis.
@@ -62,26 +71,26 @@ class Dispatcher:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        router: Router,
         *,
         timeout_ms: int = 5_000,
         clock: Callable[[], int] | None = None,
         grace_ms: int = GRACE_MS,
     ) -> None:
-        self._endpoint = endpoint
+        self.router = router
         self._timeout = timeout_ms / 1_000
         self._clock = clock
         self._grace = b"%d" % grace_ms
         self._queues: dict[tuple[str, int], _Queue] = {}
-        self._ready: dict[tuple[str, int], _Queue] = {}
-        self._lane: Lane | None = None
-        self._opening = asyncio.Lock()
+        self._ready: list[_Queue] = []
+        self.flights = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_sending = False
         self._is_open = False
+        self._loop: asyncio.AbstractEventLoop
 
-    async def submit(self, call: Call) -> bytes:
-        """The script's reply to one item.
+    def submit(self, call: Call) -> asyncio.Future[bytes]:
+        """The script's reply to one item, to be awaited.
 
         Raises:
             RedisUnavailableError: It was certainly not executed.
@@ -95,39 +104,24 @@ class Dispatcher:
         queue = self._queues.get(place)
         if queue is None:
             queue = self._queues[place] = _Queue(place, call.partition)
-        waiting = _Waiting(call, asyncio.get_running_loop().create_future())
-        queue.calls.append(waiting)
-        self.wake(queue)
-        return await waiting.answer
-
-    async def lane(self) -> Lane:
-        """The open connection; a new one where there is none.
-
-        Raises:
-            RedisUnavailableError: The server cannot be reached.
-            UnsuitableServerError: The server does not let us in.
-            EngineClosedError: The dispatcher is not open.
-        """
-        self._check_open()
-        if self._lane is not None and self._lane.is_open:
-            return self._lane
-        async with self._opening:
-            if self._lane is None or not self._lane.is_open:
-                if self._lane is not None:
-                    await self._lane.close()
-                self._lane = await Lane.open(self._endpoint)
-            return self._lane
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        queue.calls.append(_Waiting(call, answer))
+        if not queue.is_ready:
+            self.wake(queue)
+        return answer
 
     def now_us(self) -> bytes:
         """The moment for the next script call, b"" for the server's own time."""
         return b"" if self._clock is None else b"%d" % self._clock()
 
     def open(self) -> None:
-        """From now on calls are sent; the connection is made when the first one is."""
+        """From now on calls of this event loop are sent; connections are made when needed."""
+        self._loop = asyncio.get_running_loop()
         self._is_open = True
+        self.router.open()
 
     async def close(self) -> None:
-        """Give up what is waiting and end the connection."""
+        """Give up what is waiting and end the connections."""
         self._is_open = False
         for queue in self._queues.values():
             queue.refuse(EngineClosedError("the engine was closed before the call was sent"))
@@ -135,44 +129,73 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._lane is not None:
-            await self._lane.close()
+        await self.router.close()
 
     def wake(self, queue: _Queue) -> None:
         """Have the calls of a queue sent in the next turn, if it may have another flight."""
-        if queue.flights >= FLIGHTS_MAX or not self._is_open:
+        if queue.waits_for_lane or not (self._is_open and self._may_depart(queue)):
             return
-        self._ready[queue.place] = queue
+        queue.is_ready = True
+        self._ready.append(queue)
         if not self._is_sending:
             self._is_sending = True
             self._start(self._send())
 
     async def _send(self) -> None:
-        """One turn: everything that is ready, in one write."""
+        """One turn: everything that is ready, in one write to each server."""
+        self._is_sending = False
+        flights: dict[Lane, list[_Flight]] = {}
+        for queue in self._take_ready():
+            lane = self.router.open_lane(queue.partition)
+            if lane is None:
+                queue.waits_for_lane = True
+                self._start(self._send_later(queue))
+            else:
+                flights.setdefault(lane, []).extend(self._board(lane, queue))
+        departures = [self._depart(*departing) for departing in flights.items()]
+        if len(departures) == 1:
+            await departures[0]
+        else:
+            await asyncio.gather(*departures)
+
+    async def _send_later(self, queue: _Queue) -> None:
+        """The calls of a queue, once its lane is open."""
         try:
-            lane = await self.lane()
+            lane = await self.router.lane(queue.partition)
         except CreditsError as error:
-            for queue in self._take_ready():
-                queue.refuse(error)
+            queue.refuse(error)
             return
         finally:
-            self._is_sending = False
-        flights = [flight for queue in self._take_ready() for flight in self._board(lane, queue)]
-        await self._depart(lane, flights)
+            queue.waits_for_lane = False
+        await self._depart(lane, self._board(lane, queue))
 
     def _check_open(self) -> None:
         if not self._is_open:
             raise EngineClosedError("the engine is not open; enter it with `async with`")
 
+    def _may_depart(self, queue: _Queue) -> bool:
+        """Whether the queue may have another flight.
+
+        A second one only where it is full, or where the server would have nothing to do while the
+        first one's reply is read: else it is worth more to let calls gather.
+        """
+        if queue.flights == 0:
+            return True
+        if queue.flights >= FLIGHTS_MAX:
+            return False
+        return self.flights < FLIGHTS_MAX or len(queue.calls) >= BATCH_MAX
+
     def _take_ready(self) -> list[_Queue]:
-        queues = [*self._ready.values()]
-        self._ready.clear()
+        queues, self._ready = self._ready, []
+        for queue in queues:
+            queue.is_ready = False
         return queues
 
     def _board(self, lane: Lane, queue: _Queue) -> list[_Flight]:
         flights: list[_Flight] = []
-        while queue.flights < FLIGHTS_MAX and (waiting := queue.next_batch()):
+        while self._may_depart(queue) and (waiting := queue.next_batch()):
             queue.flights += 1
+            self.flights += 1
             flights.append(_Flight(self, lane, queue, waiting))
         return flights
 
@@ -182,34 +205,35 @@ class Dispatcher:
         now_us = self.now_us()
         requests = [flight.packed(now_us, self._grace) for flight in flights]
         late = TimeoutError(f"no reply within {self._timeout:g} s")
-        loop = asyncio.get_running_loop()
         for flight in flights:
-            flight.timer = loop.call_later(self._timeout, lane.abandon, late)
+            flight.timer = self._loop.call_later(self._timeout, lane.abandon, late)
         await lane.send(requests, [flight.landed for flight in flights])
 
-    def send_again(self, flight: _Flight) -> None:
-        """Bring the scripts back into the server's cache and send the same batch once more."""
-        self._start(self._send_again(flight))
+    def send_again(self, flight: _Flight, refusal: AskError | NoScriptError) -> None:
+        """Send the same batch once more: to where it belongs, or with the scripts brought back."""
+        self._start(self._send_again(flight, refusal))
 
-    async def _send_again(self, flight: _Flight) -> None:
-        flight.reloads += 1
+    async def _send_again(self, flight: _Flight, refusal: AskError | NoScriptError) -> None:
+        flight.repeats += 1
         try:
-            if flight.reloads > RELOADS_MAX:
-                raise RedisUnavailableError("the server drops the scripts again and again")
-            await flight.lane.load_scripts()
+            if flight.repeats > REPEATS_MAX:
+                raise RedisUnavailableError(f"the server says it again and again: {refusal}")
+            if isinstance(refusal, AskError):
+                flight.lane = await self.router.redirected(flight.lane, refusal)
+            else:
+                await flight.lane.load_scripts()
         except CreditsError as error:
             flight.failed(repeat(error))
             return
         await self._depart(flight.lane, [flight])
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     call: Call
     answer: asyncio.Future[bytes]
 
@@ -222,6 +246,8 @@ class _Queue:
     partition: PartitionKeys
     calls: deque[_Waiting] = field(default_factory=deque[_Waiting])
     flights: int = 0
+    is_ready: bool = False
+    waits_for_lane: bool = False
 
     def next_batch(self) -> list[_Waiting]:
         """The next calls whose callers still wait, as many as a batch may have."""
@@ -248,25 +274,18 @@ class _Flight:
     lane: Lane
     queue: _Queue
     waiting: list[_Waiting]
-    reloads: int = 0
+    repeats: int = 0
     timer: asyncio.TimerHandle | None = None
 
     def packed(self, now_us: bytes, grace_ms: bytes) -> bytes:
-        script, _ = self.queue.place
-        partition = self.queue.partition
-        keys = [partition.meta, partition.journal]
-        arguments = [now_us, grace_ms]
-        for waiting in self.waiting:
-            keys += waiting.call.keys
-            arguments += waiting.call.arguments
-        sha = self.lane.scripts[script].sha
-        return pack((b"EVALSHA", sha, b"%d" % len(keys), *keys, *arguments))
+        sha = self.lane.scripts[self.queue.place[0]].sha
+        return request(sha, [waiting.call for waiting in self.waiting], now_us, grace_ms)
 
     def landed(self, reply: Reply) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        if isinstance(reply, NoScriptError):
-            self.dispatcher.send_again(self)
+        if isinstance(reply, AskError | NoScriptError):
+            self.dispatcher.send_again(self, reply)
             return
         if not isinstance(reply, Exception):
             for waiting, answer in zip(self.waiting, reply, strict=True):
@@ -277,6 +296,7 @@ class _Flight:
             why = str(reply)
             self.failed(OutcomeUnknownError(w.call.operation_id, why) for w in self.waiting)
         elif is_not_allowed(reply) or is_not_executed(reply):
+            self.dispatcher.router.doubt(self.lane, reply)
             self.failed(repeat(translated(reply, self.lane.address)))
         else:
             self.failed(repeat(ScriptFailedError(f"script {self.queue.place[0]}: {reply}")))
@@ -290,5 +310,6 @@ class _Flight:
 
     def _ended(self) -> None:
         self.queue.flights -= 1
+        self.dispatcher.flights -= 1
         if self.queue.calls:
             self.dispatcher.wake(self.queue)

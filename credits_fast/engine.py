@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from credits_fast import arguments, logs, membership, tier_changes, wire
 from credits_fast.accounts import Accounts
@@ -19,6 +19,7 @@ from credits_fast.charges import known_charge
 from credits_fast.config import CreditsConfig, load_config
 from credits_fast.courier import Courier
 from credits_fast.dispatch import GRACE_MS, Dispatcher
+from credits_fast.endpoints import endpoint_from_url, endpoint_of
 from credits_fast.errors import (
     ConfigurationError,
     CreditsError,
@@ -33,11 +34,11 @@ from credits_fast.errors import (
     UserNotFoundError,
 )
 from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint
 from credits_fast.operations import Operations, canonical
-from credits_fast.preflight import check_server
+from credits_fast.preflight import check_servers
 from credits_fast.pricing import PriceList
 from credits_fast.retry import repeat
+from credits_fast.routing import router_to
 from credits_fast.types import (
     UNCHANGED,
     AuditEntry,
@@ -57,11 +58,13 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from types import TracebackType
 
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.amounts import Amount
     from credits_fast.courier import Account
+    from credits_fast.endpoints import AnyEndpoint
+    from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane
     from credits_fast.pricing import Quote
     from credits_fast.wire import Operation, TierChange
@@ -94,12 +97,13 @@ class CreditsEngine:
     Attributes:
         config: The configuration, checked.
         partitions: The partitions its users fall into.
-        endpoint: How the server is reached.
+        endpoint: How the server or the cluster is reached.
+        router: Which connection leads to which partition; for looking, not for writing.
 
     Args:
         config: The configuration, its values, or the path of a TOML or JSON file.
-        redis: An existing redis-py asyncio client; the engine makes connections like its own and
-            never closes it.
+        redis: An existing redis-py asyncio client: `Redis`, `RedisCluster`, or what `master_for` of a
+            `Sentinel` gives. The engine makes connections like its own and never closes it.
         database: An existing SQLAlchemy asynchronous engine on the ledger; never disposed of.
         clock: The time for everything, None for the servers' own; for tests.
 
@@ -114,7 +118,7 @@ class CreditsEngine:
         self,
         config: Configuration | None,
         *,
-        redis: Redis | Endpoint | None,
+        redis: Redis | RedisCluster | AnyEndpoint | None,
         database: AsyncEngine | None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
@@ -122,7 +126,7 @@ class CreditsEngine:
         from credits_fast.admission import Admission  # noqa: PLC0415
         from credits_fast.records import Records  # noqa: PLC0415
 
-        self.config = _read(config)
+        self.config = _configuration(config)
         if redis is None or database is None:
             missing = "redis" if redis is None else "database"
             problem = "is required: the engine needs a Redis and a ledger"
@@ -133,17 +137,19 @@ class CreditsEngine:
         self.partitions = Partitions(self.config.namespace, self.config.partitions)
         self._prices = PriceList(self.config)
         self._operations = Operations(self.config, self.partitions)
-        self.endpoint = redis if isinstance(redis, Endpoint) else Endpoint.of(redis)
+        self.endpoint = endpoint_of(redis)
+        self.router = router_to(self.endpoint)
         self._dispatcher = Dispatcher(
-            self.endpoint,
+            self.router,
             clock=None if clock is None else lambda: _microseconds(clock()),
             grace_ms=GRACE_MS if clock is None else _TEST_CLOCK_GRACE_MS,
         )
-        lane, retry = self._dispatcher.lane, self.config.retry
         self._records = Records(database)
-        self._admission = Admission(self.partitions, database, lane)
-        self._accounts = Accounts(self._records, lane)
-        self._courier = Courier(self._dispatcher, self._admission, self._accounts, retry)
+        self._admission = Admission(self.partitions, database, self.router)
+        self._accounts = Accounts(self._records, self.router)
+        self._courier = Courier(
+            self._dispatcher, self._admission, self._accounts, self.config.retry
+        )
 
     @classmethod
     def from_url(cls, redis_url: str, database_url: str, config: Configuration) -> Self:
@@ -152,7 +158,9 @@ class CreditsEngine:
         The worker that records into the database is another program: `credits-fast worker`.
 
         Args:
-            redis_url: `redis://`, `rediss://`, `unix://` or `valkey://`.
+            redis_url: `redis://`, `rediss://`, `unix://` or `valkey://` of a server;
+                `redis+cluster://host,host` of a cluster; `redis+sentinel://host,host/service` of
+                Sentinels; see docs/operating.md.
             database_url: A SQLAlchemy URL of PostgreSQL or SQLite; the driver is filled in.
             config: The configuration, its values, or the path of a TOML or JSON file.
 
@@ -161,7 +169,7 @@ class CreditsEngine:
         """
         from credits_fast.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
 
-        engine = cls(config, redis=Endpoint.from_url(redis_url), database=connect(database_url))
+        engine = cls(config, redis=endpoint_from_url(redis_url), database=connect(database_url))
         engine._owns_database = True
         return engine
 
@@ -210,7 +218,7 @@ class CreditsEngine:
         from credits_fast import schema  # noqa: PLC0415  # Alembic only when used
 
         async def opened() -> None:
-            await check_server(await self._dispatcher.lane(), self.partitions[0])
+            await check_servers(self.router, self.partitions)
             await schema.check(self._database)
             await self._admission.open_all()
 
@@ -228,13 +236,16 @@ class CreditsEngine:
         if self._owns_database:
             await self._database.dispose()
 
-    async def lane(self) -> Lane:
-        """The open connection to the server; for looking, not for writing.
+    async def lane(self, partition: PartitionKeys | None = None) -> Lane:
+        """The open connection to the server of a partition; for looking, not for writing.
+
+        Args:
+            partition: The partition, None for the first; a single server has all of them.
 
         Raises:
             RedisUnavailableError: The server cannot be reached.
         """
-        return await self._dispatcher.lane()
+        return await self.router.lane(partition or self.partitions[0])
 
     async def migrate(self) -> str:
         """Bring the database to this version's schema; may be called before the engine is opened.
@@ -365,8 +376,9 @@ class CreditsEngine:
             "charge", user_id, action, idempotency_key, metadata, named, canonical(variables)
         )
         quote = self._quote(action, amount, variables)
-        reply = await self._deliver("charge", operation, wire.charge_call(operation, quote))
-        result = _read_reply("charge", operation, lambda: wire.charged(reply, operation, quote))
+        call = wire.charge_call(operation, quote)
+        reply = await self._courier.deliver("charge", operation, call)
+        result = _read("charge", operation, wire.charged, reply, operation, quote)
         logs.decided("charge", operation, -result.cost, replayed=result.replayed)
         return result
 
@@ -434,15 +446,15 @@ class CreditsEngine:
         )
         call = wire.refund_call(operation, micros, related, bounded=bounded)
         subject = str(micros)
-        reply = await self._deliver("refund", operation, call, subject=subject, extra=related)
+        reply = await self._courier.deliver(
+            "refund", operation, call, subject=subject, extra=related
+        )
         if reply == wire.COLD_CHARGE:
             await self._load_charge(operation, micros, related)
-            reply = await self._deliver("refund", operation, call, subject=subject, extra=related)
-        result = _read_reply(
-            "refund",
-            operation,
-            lambda: wire.refunded(reply, operation, micros, related),
-        )
+            reply = await self._courier.deliver(
+                "refund", operation, call, subject=subject, extra=related
+            )
+        result = _read("refund", operation, wire.refunded, reply, operation, micros, related)
         logs.decided("refund", operation, result.amount, replayed=result.replayed)
         return result
 
@@ -477,8 +489,8 @@ class CreditsEngine:
             "grant", user_id, action, idempotency_key, metadata, str(micros)
         )
         call = wire.grant_call(operation, micros)
-        reply = await self._deliver("grant", operation, call, subject=str(micros))
-        result = _read_reply("grant", operation, lambda: wire.granted(reply, operation, micros))
+        reply = await self._courier.deliver("grant", operation, call, subject=str(micros))
+        result = _read("grant", operation, wire.granted, reply, operation, micros)
         logs.decided("grant", operation, result.amount, replayed=result.replayed)
         return result
 
@@ -682,7 +694,7 @@ class CreditsEngine:
         """
         from credits_fast.recording import behind, journal_ends  # noqa: PLC0415  # SQLAlchemy when used
 
-        ends = await journal_ends(await self._dispatcher.lane(), self.partitions)
+        ends = await journal_ends(self.router, self.partitions)
         deadline = time.monotonic() + timeout_ms / 1_000
         pause = 0.002
         while waiting := await behind(self._database, ends):
@@ -703,29 +715,6 @@ class CreditsEngine:
             raise InvalidArgumentError("variables", "have no effect on an explicit amount")
         return self._prices.quote_amount(action, to_micros(amount))
 
-    async def _deliver(
-        self,
-        verb: str,
-        operation: Operation,
-        call: wire.Call,
-        *,
-        subject: str = "",
-        extra: bytes = b"",
-    ) -> bytes:
-        """The script's reply; a user nobody knows is refused here, for only here it is known."""
-        try:
-            return await self._courier.deliver(call, operation.user)
-        except UserNotFoundError as error:
-            logs.refused(verb, operation, error.code)
-            await self._courier.note_refusal(
-                operation,
-                verb,
-                "user_not_found",
-                subject=subject,
-                extra=extra,
-            )
-            raise
-
     async def _change_tier(
         self,
         user_id: str,
@@ -745,16 +734,21 @@ class CreditsEngine:
             change.expiry.decode(),
         )
         call = wire.tier_call(operation, change)
-        reply = await self._deliver(verb, operation, call, subject=target, extra=change.extra)
-        result = _read_reply(verb, operation, lambda: wire.tier_changed(reply, operation, change))
+        reply = await self._courier.deliver(
+            verb, operation, call, subject=target, extra=change.extra
+        )
+        result = _read(verb, operation, wire.tier_changed, reply, operation, change)
         logs.decided(verb, operation, result.credits_delta, replayed=result.replayed)
         return result
 
     async def _load_charge(self, operation: Operation, micros: int, related: bytes) -> None:
         """Bring what is known of a charge into Redis, so that its refunds can be bounded there."""
-        lane = await self._dispatcher.lane()
+        partition = operation.partition
         charge = await repeat(
-            lambda: known_charge(self._records, lane, operation, related.decode()),
+            lambda: self.router.follow(
+                partition,
+                lambda lane: known_charge(self._records, lane, operation, related.decode()),
+            ),
             self.config.retry,
         )
         if charge is None:
@@ -766,9 +760,9 @@ class CreditsEngine:
                 extra=related,
             )
             raise TransactionNotFoundError(operation.user_id, related.decode())
-        keys = (operation.partition.meta, operation.partition.refunded(related))
+        keys = (partition.meta, partition.refunded(related))
         facts = (b"%d" % charge.charged, b"%d" % charge.refunded, b"%d" % _REFUNDED_TTL_MS)
-        await lane.run_script("load_charge", keys, facts)
+        await self.router.run_script(partition, "load_charge", keys, facts)
 
     async def _account(self, user_id: str) -> Account:
         user = arguments.user_identifier(user_id)
@@ -778,19 +772,26 @@ class CreditsEngine:
         return datetime.now(UTC) if self._clock is None else self._clock()
 
 
+_P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _read_reply(verb: str, operation: Operation, read: Callable[[], _R]) -> _R:
+def _read(
+    verb: str,
+    operation: Operation,
+    read: Callable[_P, _R],
+    *reply: _P.args,
+    **more: _P.kwargs,
+) -> _R:
     """The result a reply holds; a refusal is logged and raised."""
     try:
-        return read()
+        return read(*reply, **more)
     except RefusedError as error:
         logs.refused(verb, operation, error.code)
         raise
 
 
-def _read(config: Configuration | None) -> CreditsConfig:
+def _configuration(config: Configuration | None) -> CreditsConfig:
     if isinstance(config, CreditsConfig):
         return config
     if isinstance(config, str | Path):

@@ -14,11 +14,11 @@ a cluster however few they are. A namespace has no braces; whatever follows the 
 
 from __future__ import annotations
 
-import base64
 import binascii
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import count
 from typing import Final
@@ -33,6 +33,8 @@ SLOTS: Final = 16_384
 
 _RECORD_DIGEST_BYTES: Final = 16
 _FINGERPRINT_BYTES: Final = 8
+_FINGERPRINTS_KEPT: Final = 1_024
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class PartitionKeys:
 
     number: int
     tag: bytes
+
+    @cached_property
+    def slot(self) -> int:
+        """The slot of a cluster that all its keys are in."""
+        return slot(self.tag)
 
     @cached_property
     def meta(self) -> bytes:
@@ -73,9 +80,9 @@ class PartitionKeys:
             user: The user, so that the same key of two users is two records.
             identity: `key:` or `id:` and the key or id: the two can never meet.
         """
-        digest = blake2b(digest_size=_RECORD_DIGEST_BYTES)
-        digest.update(b"%d:%b%b" % (len(user), user, identity))
-        return b"%b:i:%b" % (self.tag, _text(digest.digest()))
+        named = b"%d:%b%b" % (len(user), user, identity)
+        digest = blake2b(named, digest_size=_RECORD_DIGEST_BYTES).digest()
+        return b"%b:i:%b" % (self.tag, _text(digest))
 
     def refunded(self, transaction_id: bytes) -> bytes:
         """What has been given back of a charge."""
@@ -100,6 +107,9 @@ class Partitions:
     def __len__(self) -> int:
         return len(self._partitions)
 
+    def __iter__(self) -> Iterator[PartitionKeys]:
+        return iter(self._partitions)
+
     def __getitem__(self, number: int) -> PartitionKeys:
         return self._partitions[number]
 
@@ -108,6 +118,7 @@ class Partitions:
         return self._partitions[zlib.crc32(user, self._seed) % len(self._partitions)]
 
 
+@lru_cache(maxsize=_FINGERPRINTS_KEPT)
 def fingerprint(*parts: str) -> bytes:
     """Eleven characters that stand for an operation and its parameters.
 
@@ -139,4 +150,5 @@ def _tag(namespace: str, number: int, partitions: int) -> bytes:
 
 
 def _text(digest: bytes) -> bytes:
-    return base64.urlsafe_b64encode(digest).rstrip(b"=")
+    """Base64 for URLs, without padding."""
+    return binascii.b2a_base64(digest, newline=False).translate(_URL_SAFE).rstrip(b"=")

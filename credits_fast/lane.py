@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from redis.asyncio.connection import ConnectionPool
@@ -20,13 +21,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 
 from credits_fast.errors import ConfigurationError, CreditsError, Problem, RedisUnavailableError
+from credits_fast.resp import pack
 from credits_fast.scripts import SCRIPTS, Script, compiled
 from credits_fast.server_errors import is_not_allowed, translated
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-__all__ = ["Endpoint", "Lane", "LaneLostError", "Reply", "info_fields", "pack"]
+__all__ = ["Endpoint", "Lane", "LaneLostError", "Reply", "info_fields", "unusable"]
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class Endpoint:
         given: dict[str, Any] = {
             name: value
             for name, value in pool.connection_kwargs.items()
-            if name not in _NOT_OURS and not name.startswith("maint")
+            if name not in _NOT_OURS and "maint" not in name
         }
         self._arguments: dict[str, Any] = {
             **given,
@@ -97,7 +99,7 @@ class Endpoint:
         given, separator, rest = url.partition("://")
         scheme = _URL_SCHEMES.get(given, given)
         if not separator or scheme not in _URL_SCHEMES.values():
-            raise _unusable("its scheme is not redis://, rediss:// or unix://")
+            raise unusable("its scheme is not redis://, rediss:// or unix://")
         try:
             pool: ConnectionPool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                 f"{scheme}://{rest}"
@@ -108,8 +110,13 @@ class Endpoint:
             problem = (
                 "its port or an option is wrong; a password's / # ? @ : are written %2F and so on"
             )
-            raise _unusable(problem) from None
-        return cls(pool)
+            raise unusable(problem) from None
+        endpoint = cls(pool)
+        try:
+            endpoint._class(**endpoint._arguments)  # made and dropped: it opens nothing
+        except (TypeError, ValueError, RedisError):
+            raise unusable("one of its options is not known, or has a wrong value") from None
+        return endpoint
 
     @classmethod
     def of(cls, client: Redis) -> Endpoint:
@@ -123,6 +130,17 @@ class Endpoint:
             return f"unix:{self._arguments['path']}"
         host = self._arguments.get("host", "localhost")
         return f"{host}:{self._arguments.get('port', 6379)}"
+
+    @property
+    def database(self) -> int:
+        """The number of the database it names."""
+        return int(self._arguments.get("db") or 0)
+
+    def but(self, **arguments: Any) -> Endpoint:
+        """The same way of connecting with some arguments changed, such as `host` and `port`."""
+        other = copy(self)
+        other._arguments = {**self._arguments, **arguments}  # noqa: SLF001  # a copy of our own
+        return other
 
     async def connect(self) -> Any:
         """A new redis-py connection, authenticated and on its database.
@@ -145,7 +163,8 @@ class Endpoint:
         return connection
 
 
-def _unusable(problem: str) -> ConfigurationError:
+def unusable(problem: str) -> ConfigurationError:
+    """The error for a Redis URL or client that cannot be used; it never quotes the URL."""
     return ConfigurationError(Problem("redis_url", f"cannot be used: {problem}", "redis_url"))
 
 
@@ -225,17 +244,23 @@ class Lane:
             RedisUnavailableError: The connection ended, or the server cannot answer now.
             UnsuitableServerError: The server's access rules forbid one of them.
         """
-        loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[Reply]] = [loop.create_future() for _ in requests]
-        late = TimeoutError(f"no reply within {COMMAND_TIMEOUT_S} s")
-        timer = loop.call_later(COMMAND_TIMEOUT_S, self.abandon, late)
-        await self.send(requests, [_into(answer) for answer in answers])
-        replies = [await answer for answer in answers]
-        timer.cancel()
+        replies = await self.replies(*requests)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise translated(reply, self.address) from reply
         return replies
+
+    async def replies(self, *requests: bytes) -> list[Reply]:
+        """The replies to packed requests, sent in one write; a refusal is an exception among them."""
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[Reply]] = [loop.create_future() for _ in requests]
+        late = TimeoutError(f"no reply within {COMMAND_TIMEOUT_S} s")
+        timer = loop.call_later(COMMAND_TIMEOUT_S, self.abandon, late)
+        try:
+            await self.send(requests, [_into(answer) for answer in answers])
+            return [await answer for answer in answers]
+        finally:
+            timer.cancel()
 
     async def run_script(
         self,
@@ -312,9 +337,3 @@ def info_fields(information: bytes) -> dict[str, str]:
     lines = information.decode(errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines)
     return {name: value for name, colon, value in pairs if colon}
-
-
-def pack(parts: Sequence[bytes]) -> bytes:
-    """A request in the Redis protocol (RESP): an array of bulk strings."""
-    bulks = [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
-    return b"*%d\r\n%b" % (len(parts), b"".join(bulks))

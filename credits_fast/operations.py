@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from credits_fast import arguments
@@ -21,6 +22,7 @@ __all__ = ["Operations", "canonical"]
 
 _NO_FINGERPRINT: Final = b"-"
 _DEADLINES_REMEMBERED: Final = 6
+_ACTIONS_KEPT: Final = 1_024
 
 
 class Operations:
@@ -62,21 +64,21 @@ class Operations:
             InvalidArgumentError: An identifier or the metadata cannot be used.
         """
         user = arguments.user_identifier(user_id)
-        acting = arguments.identifier("action", action)
+        acting = _action(action) if type(action) is str else arguments.identifier("action", action)
         key = b""
         if idempotency_key is not None:
             key = arguments.identifier("idempotency_key", idempotency_key)
         keyed = bool(key) and self._uses_keys
         return Operation(
-            partition=self._partitions.of(user),
-            user=user,
-            action=acting,
-            key=key if keyed else b"",
-            operation_id=operation_id(),
-            fingerprint=fingerprint(verb, action, *parameters) if keyed else _NO_FINGERPRINT,
-            ttl_ms=self._key_ttl_ms if keyed else self._own_ttl_ms,
-            audited=self.audited(),
-            metadata=arguments.metadata_json(metadata),
+            self._partitions.of(user),
+            user,
+            acting,
+            key if keyed else b"",
+            operation_id(),
+            fingerprint(verb, action, *parameters) if keyed else _NO_FINGERPRINT,
+            self._key_ttl_ms if keyed else self._own_ttl_ms,
+            self.audited(),
+            arguments.metadata_json(metadata) if metadata is not None else b"",
         )
 
     def audited(self) -> bytes:
@@ -86,6 +88,11 @@ class Operations:
         if self._refusal_rate >= 1 or random.random() < self._refusal_rate:  # noqa: S311  # a sample
             return AUDIT_ALL
         return AUDIT_SUCCESS
+
+
+@lru_cache(maxsize=_ACTIONS_KEPT)
+def _action(action: str) -> bytes:
+    return arguments.identifier("action", action)
 
 
 def canonical(variables: Variables | None) -> str:

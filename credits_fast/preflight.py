@@ -1,4 +1,4 @@
-"""Is this server fit to keep credits? Asked once, when an engine or a worker starts."""
+"""Are these servers fit to keep credits? Asked once, when an engine or a worker starts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from credits_fast.lane import info_fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from credits_fast.keys import PartitionKeys
+    from credits_fast.keys import PartitionKeys, Partitions
     from credits_fast.lane import Lane
+    from credits_fast.routing import Router
 
-__all__ = ["check_server", "judge"]
+__all__ = ["check_server", "check_servers", "judge"]
 
 _log = logging.getLogger(__name__)
 
@@ -24,19 +25,34 @@ VALKEY_FLOOR: Final = (7, 2)
 is written with. Valkey's first version is 7.2."""
 
 
-async def check_server(lane: Lane, partition: PartitionKeys) -> None:
+async def check_servers(router: Router, partitions: Partitions) -> None:
+    """Nothing, where every server that serves a partition and can be reached is fit.
+
+    Raises:
+        UnsuitableServerError: One of them may evict balances, is too old for the scripts, or its
+            access rules forbid a command they need.
+        RedisUnavailableError: None can be reached, or a connection ended.
+    """
+    for lane, served in (await router.reached(partitions)).items():
+        await check_server(lane, served[0], in_cluster=router.is_cluster)
+
+
+async def check_server(lane: Lane, partition: PartitionKeys, *, in_cluster: bool = False) -> None:
     """Nothing, where the server is fit.
 
     Args:
         lane: An open connection to it.
         partition: Any partition it serves.
+        in_cluster: Whether it is used as a node of a cluster.
 
     Raises:
         UnsuitableServerError: It may evict balances, is too old for the scripts, or its access rules
             forbid a command they need.
         RedisUnavailableError: The connection ended.
     """
-    await _check_information(lane)
+    await _check_information(lane, in_cluster=in_cluster)
+    if in_cluster:
+        await lane.execute(b"ASKING")
     try:
         await lane.run_script("probe", (partition.absent,), ())
     except RedisUnavailableError as error:
@@ -45,7 +61,7 @@ async def check_server(lane: Lane, partition: PartitionKeys) -> None:
         _log.warning("permissions at %s could not be tried: %s", lane.address, error)
 
 
-async def _check_information(lane: Lane) -> None:
+async def _check_information(lane: Lane, *, in_cluster: bool) -> None:
     try:
         server: bytes = await lane.execute(b"INFO", b"server")
         memory: bytes = await lane.execute(b"INFO", b"memory")
@@ -55,18 +71,20 @@ async def _check_information(lane: Lane) -> None:
         _log.warning("the server at %s does not answer INFO, so it is not checked", lane.address)
         _log.debug("the answer was: %s", error)
         return
-    judge(info_fields(server) | info_fields(memory), lane.address)
+    judge(info_fields(server) | info_fields(memory), lane.address, in_cluster=in_cluster)
 
 
-def judge(information: Mapping[str, str], address: str) -> None:
+def judge(information: Mapping[str, str], address: str, *, in_cluster: bool = False) -> None:
     """Nothing, where a server with this information is fit.
 
     Args:
         information: The fields of INFO, sections `server` and `memory`.
         address: Where the server is, for the message.
+        in_cluster: Whether it is used as a node of a cluster.
 
     Raises:
-        UnsuitableServerError: It may evict balances, or is too old for the scripts.
+        UnsuitableServerError: It may evict balances, is too old for the scripts, or is a node of a
+            cluster and not used as one.
     """
     name, floor = ("Redis", REDIS_FLOOR)
     version = information.get("redis_version", "")
@@ -83,6 +101,11 @@ def judge(information: Mapping[str, str], address: str) -> None:
         raise UnsuitableServerError(
             f"{name} at {address} has maxmemory-policy {policy}, which evicts balances or "
             "idempotency records when memory is short; set it to noeviction",
+        )
+    if information.get("redis_mode") == "cluster" and not in_cluster:
+        raise UnsuitableServerError(
+            f"{name} at {address} is a node of a cluster; name the cluster by redis+cluster://, "
+            "or give a RedisCluster client",
         )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -29,6 +30,7 @@ from credits_fast.errors import (
 )
 from credits_fast.exact import plain
 from credits_fast.formula import Formula
+from credits_fast.resp import bulks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -88,7 +90,8 @@ class Option(NamedTuple):
     error: CreditsError | None = None
 
 
-class Quote(NamedTuple):
+@dataclass(frozen=True)
+class Quote:
     """The price of an action for every tier.
 
     Attributes:
@@ -98,6 +101,14 @@ class Quote(NamedTuple):
 
     options: tuple[Option, ...]
     variables: bytes = b""
+
+    @cached_property
+    def packed(self) -> tuple[int, bytes]:
+        """The options as a script reads them: how many arguments, and the arguments, packed."""
+        arguments = [b"%d" % len(self.options)]
+        for option in self.options:
+            arguments += option[:4]
+        return len(arguments), bulks(arguments)
 
 
 _Price: TypeAlias = Decimal | Formula

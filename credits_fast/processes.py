@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
@@ -92,13 +92,20 @@ class ServerProcess:
             self.process.wait(_STOP_S)
 
 
-def start_server(command: Sequence[str], log: Path, *, user: int = 0) -> ServerProcess:
+def start_server(
+    command: Sequence[str],
+    log: Path,
+    *,
+    user: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> ServerProcess:
     """Start a server that dies with this program.
 
     Args:
         command: The program's path and its arguments.
         log: Where its output goes; never into a pipe that nobody reads.
         user: The id of the system user to run it as, 0 for our own.
+        environment: Variables it gets beside those of this program.
     """
     between = [sys.executable, "-I", "-S", "-c", _BETWEEN, str(os.getpid()), str(user)]
     with log.open("ab") as output:
@@ -107,6 +114,7 @@ def start_server(command: Sequence[str], log: Path, *, user: int = 0) -> ServerP
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=None if environment is None else {**os.environ, **environment},
             start_new_session=True,
         )
     return ServerProcess(process, log)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import select
 
 from credits_fast.database import reading
 from credits_fast.entries import NOTHING_YET, EntryId, decode
-from credits_fast.lane import pack
+from credits_fast.resp import pack
 from credits_fast.sync.tables import sync_partitions
 
 if TYPE_CHECKING:
@@ -16,26 +16,29 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.keys import Partitions
-    from credits_fast.lane import Lane
+    from credits_fast.keys import PartitionKeys, Partitions
+    from credits_fast.routing import Router
 
 __all__ = ["behind", "journal_ends", "lag_ms", "positions"]
 
+_ASK_TIME: Final = pack((b"TIME",))
 
-async def journal_ends(lane: Lane, partitions: Partitions) -> dict[int, EntryId]:
+
+async def journal_ends(router: Router, partitions: Partitions) -> dict[int, EntryId]:
     """The last entry of every partition that has one, as of now.
 
     Raises:
-        RedisUnavailableError: The server cannot be reached.
+        RedisUnavailableError: A server cannot be reached.
     """
-    requests = (
-        pack((b"XREVRANGE", partitions[number].journal, b"+", b"-", b"COUNT", b"1"))
-        for number in range(len(partitions))
+    replies = await router.replies(
+        [
+            (partition, pack((b"XREVRANGE", partition.journal, b"+", b"-", b"COUNT", b"1")))
+            for partition in partitions
+        ]
     )
-    replies = await lane.execute_all(*requests)
     return {
-        number: EntryId.parse(entries[0][0].decode())
-        for number, entries in enumerate(replies)
+        partition.number: EntryId.parse(entries[0][0].decode())
+        for partition, entries in zip(partitions, replies, strict=True)
         if entries
     }
 
@@ -62,21 +65,28 @@ async def behind(database: AsyncEngine, ends: Mapping[int, EntryId]) -> set[int]
     return {number for number, last in recorded.items() if number in ends and last < ends[number]}
 
 
-async def lag_ms(lane: Lane, database: AsyncEngine, partitions: Partitions) -> int:
+async def lag_ms(router: Router, database: AsyncEngine, partitions: Partitions) -> int:
     """Milliseconds since the oldest decision that is not in the ledger; 0 where nothing waits.
 
-    The ledger is asked first, so what is recorded in between still counts as waiting.
+    The ledger is asked first, so what is recorded in between still counts as waiting. A decision's
+    age is told by the clock of its own server.
 
     Raises:
         DatabaseUnavailableError: The database cannot be reached.
-        RedisUnavailableError: The server cannot be reached.
+        RedisUnavailableError: A server cannot be reached.
     """
     recorded = await positions(database)
-    requests = [_look_after(partitions[number].journal, last) for number, last in recorded.items()]
-    (seconds, microseconds), *found = await lane.execute_all(pack((b"TIME",)), *requests)
-    now_us = int(seconds) * 1_000_000 + int(microseconds)
-    waiting = [decode(*entries[0]).time_us for entries in found if entries]
-    return max(0, now_us - min(waiting, default=now_us)) // 1_000
+    requests: list[tuple[PartitionKeys, bytes]] = []
+    for number, last in recorded.items():
+        partition = partitions[number]
+        requests += [(partition, _look_after(partition.journal, last)), (partition, _ASK_TIME)]
+    replies = await router.replies(requests)
+    waiting = [
+        int(seconds) * 1_000_000 + int(microseconds) - decode(*entries[0]).time_us
+        for entries, (seconds, microseconds) in zip(replies[::2], replies[1::2], strict=True)
+        if entries
+    ]
+    return max(0, *waiting, 0) // 1_000
 
 
 def _look_after(journal: bytes, last: EntryId) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, TypeGuard
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
@@ -25,6 +26,7 @@ _NOT_ALLOWED: Final = (AuthenticationError, AuthorizationError, NoPermissionErro
 _NOT_ALLOWED_IN_SCRIPT: Final = "ACL failure in script"
 
 _NOT_EXECUTED: Final = (
+    AskError,  # MOVED is one of them
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,

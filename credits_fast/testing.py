@@ -125,8 +125,7 @@ class CreditsKit:
         sheet = await balance_sheet(self.database)
         if not sheet.conserves:
             raise AssertionError(f"the ledger does not conserve credits: {shown(sheet.differing)}")
-        lane = await self.engine.lane()
-        differing = await redis_differs(self.database, lane, self.engine.partitions)
+        differing = await redis_differs(self.database, self.engine.router, self.engine.partitions)
         if differing:
             raise AssertionError(f"Redis and the ledger differ: {shown(differing)}")
 
@@ -166,7 +165,7 @@ async def kit_on(
 
     Args:
         config: The configuration, its values, or the path of a TOML or JSON file.
-        redis: A redis-py asyncio client.
+        redis: A redis-py asyncio client, or an endpoint.
         database: The ledger; it is migrated.
         clock: The time, None for the servers' own.
     """

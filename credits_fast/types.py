@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, Literal, TypeAlias, overload
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
 
 from credits_fast.amounts import Amount  # noqa: TC001  # found by tools that read annotations
 
@@ -92,8 +92,7 @@ class Charge:
     metadata: Metadata | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChargeResult:
+class ChargeResult(NamedTuple):
     """A charge that took effect.
 
     Attributes:
@@ -111,8 +110,7 @@ class ChargeResult:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RefundResult:
+class RefundResult(NamedTuple):
     """A refund that took effect; the attributes are those of `GrantResult`."""
 
     transaction_id: str
@@ -122,8 +120,7 @@ class RefundResult:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class GrantResult:
+class GrantResult(NamedTuple):
     """A grant that took effect.
 
     Attributes:
@@ -141,8 +138,7 @@ class GrantResult:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TierChangeResult:
+class TierChangeResult(NamedTuple):
     """An upgrade, a downgrade or a renewal that took effect.
 
     Attributes:

@@ -108,10 +108,10 @@ class UserCreation:
         try:
             await self._courier.account(partition, operation.user)
             if operation.key:
-                lane = await self._dispatcher.lane()
                 keys = (partition.meta, operation.record_key)
-                record = wire.record(operation, now)
-                await lane.run_script("remember", keys, (record, b"%d" % operation.ttl_ms))
+                arguments = (wire.record(operation, now), b"%d" % operation.ttl_ms)
+                router = self._dispatcher.router
+                await router.run_script(partition, "remember", keys, arguments)
         except CreditsError as error:
             _log.warning(
                 "user %r is created; Redis could not be told: %s", operation.user_id, error

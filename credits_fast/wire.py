@@ -9,13 +9,15 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast.amounts import to_credits
 from credits_fast.errors import CreditsError, IncompatibleFormatError, PartitionFencedError
 from credits_fast.keys import FORMAT
 from credits_fast.pricing import UNPRICED
 from credits_fast.refusals import Refusal, error_for
+from credits_fast.resp import bulk, bulks
 from credits_fast.types import ChargeResult, GrantResult, RefundResult, TierChangeResult
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ __all__ = [
     "COLD_CHARGE",
     "Call",
     "Operation",
+    "Terms",
     "TierChange",
     "Verdict",
     "charge_call",
@@ -45,6 +48,7 @@ __all__ = [
     "record",
     "refund_call",
     "refunded",
+    "request",
     "tier_call",
     "tier_changed",
     "to_ms",
@@ -61,29 +65,49 @@ COLD_CHARGE: Final = b"cold_charge"
 """The reply for a refund whose charge Redis does not know."""
 
 _MILLISECOND: Final = 1_000
+_ITEMS_FROM: Final = 3
+"""Where the items begin in ARGV."""
+_ARGUMENTS_OF_ITEM: Final = 3
+_COMMON_TERMS: Final = 3
+_TERMS_KEPT: Final = 1_024
+_PRICES_KEPT: Final = 1_024
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Terms(NamedTuple):
+    """What many items of a script call may have in common, ready to travel.
+
+    Attributes:
+        size: How many arguments they are.
+        packed: The arguments, packed.
+    """
+
+    size: int
+    packed: bytes
+
+
+class Call(NamedTuple):
     """One item for a script, as it travels.
 
     Attributes:
         script: The verb.
         partition: The partition all its keys belong to.
-        keys: The keys of the item, in the order of the script's header.
-        arguments: The arguments of the item, in the order of the script's header.
+        key_count: How many keys the item has.
+        keys: Its keys in the order of the script's header, packed.
+        head: Its transaction id and tail, packed.
+        terms: Its other arguments in the order of the script's header.
         operation_id: Under which the operation is remembered; the same in every attempt.
     """
 
     script: str
     partition: PartitionKeys
-    keys: tuple[bytes, ...]
-    arguments: tuple[bytes, ...]
+    key_count: int
+    keys: bytes
+    head: bytes
+    terms: Terms
     operation_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """What every changing operation has in common, checked and encoded.
 
     Attributes:
@@ -121,26 +145,34 @@ class Operation:
 
     def tail(self, extra: bytes = b"") -> bytes:
         """The caller's part of a journal item."""
-        return b"\0".join((self.user, self.action, self.key, extra, self.metadata))
+        return b"%b\0%b\0%b\0%b\0%b" % (self.user, self.action, self.key, extra, self.metadata)
 
     def call(
         self,
         script: str,
-        arguments: Sequence[bytes],
+        own: tuple[int, bytes],
         *,
         extra: bytes = b"",
         more_keys: Sequence[bytes] = (),
     ) -> Call:
-        """The operation as an item for a script."""
-        common = (
-            self.operation_id.encode(),
-            self.fingerprint,
-            b"%d" % self.ttl_ms,
-            self.audited,
-            self.tail(extra),
-        )
-        keys = (self.partition.account(self.user), self.record_key, *more_keys)
-        return Call(script, self.partition, keys, (*common, *arguments), self.operation_id)
+        """The operation as an item for a script.
+
+        Args:
+            script: The verb.
+            own: The verb's own terms: how many arguments, and the arguments, packed.
+            extra: The verb's own part of the tail.
+            more_keys: The verb's own keys.
+        """
+        partition, user, _, _, operation_id, fingerprint, ttl_ms, audited, _ = self
+        account, record = partition.account(user), self.record_key
+        keys = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(account), account, len(record), record)
+        name, tail = operation_id.encode(), self.tail(extra)
+        head = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(tail), tail)
+        size, packed = own
+        terms = Terms(_COMMON_TERMS + size, _common(fingerprint, ttl_ms, audited) + packed)
+        if more_keys:
+            keys += bulks(more_keys)
+        return Call(script, partition, 2 + len(more_keys), keys, head, terms, operation_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,22 +218,19 @@ class TierChange:
 
 def charge_call(operation: Operation, quote: Quote) -> Call:
     """A charge: the price for every tier, and the script picks."""
-    arguments = [b"%d" % len(quote.options)]
-    for option in quote.options:
-        arguments += option[:4]
-    return operation.call("charge", arguments, extra=quote.variables)
+    return operation.call("charge", quote.packed, extra=quote.variables)
 
 
 def grant_call(operation: Operation, micros: int) -> Call:
     """A grant of so many micro-credits."""
-    return operation.call("grant", (b"%d" % micros,))
+    return operation.call("grant", (1, bulk(b"%d" % micros)))
 
 
 def refund_call(operation: Operation, micros: int, related: bytes, *, bounded: bool) -> Call:
     """A refund of so many micro-credits, of a charge where `related` names one."""
     return operation.call(
         "refund",
-        (b"%d" % micros, related, b"1" if bounded else b"0"),
+        (3, bulks((b"%d" % micros, related, b"1" if bounded else b"0"))),
         extra=related,
         more_keys=(operation.partition.refunded(related),),
     )
@@ -220,7 +249,52 @@ def tier_call(operation: Operation, change: TierChange) -> Call:
     ]
     for verdict in change.verdicts:
         arguments += (verdict.tier, verdict.reason, b"%d" % verdict.cap)
-    return operation.call("set_tier", arguments, extra=change.extra)
+    return operation.call("set_tier", (len(arguments), bulks(arguments)), extra=change.extra)
+
+
+def request(
+    sha: bytes, calls: Sequence[Call], now_us: bytes = b"", grace_ms: bytes = b"0"
+) -> bytes:
+    """One call of a script with these items, all of one verb and partition, packed.
+
+    Items with equal terms name the same ones, which travel once.
+
+    Args:
+        sha: The script's SHA-1, by which the server finds it.
+        calls: The items, at least one.
+        now_us: Microseconds since 1970, b"" for the server's own time.
+        grace_ms: How much longer than its time to live a record stays in Redis.
+    """
+    first = calls[0]
+    place = _ITEMS_FROM + _ARGUMENTS_OF_ITEM * len(calls)
+    places: dict[bytes, bytes] = {}
+    keys: list[bytes] = []
+    items: list[bytes] = []
+    for call in calls:
+        size, packed = call.terms
+        named = places.get(packed)
+        if named is None:
+            named = places[packed] = bulk(b"%d" % place)
+            place += size
+        keys.append(call.keys)
+        items.append(call.head)
+        items.append(named)
+    key_count = 2 + first.key_count * len(calls)
+    return b"*%d\r\n%b%b%b%b%b%b" % (
+        3 + key_count + place - 1,
+        bulks((b"EVALSHA", sha, b"%d" % key_count)),
+        bulks((first.partition.meta, first.partition.journal)),
+        b"".join(keys),
+        bulks((now_us, grace_ms)),
+        b"".join(items),
+        b"".join(places),
+    )
+
+
+@lru_cache(maxsize=_TERMS_KEPT)
+def _common(fingerprint: bytes, ttl_ms: int, audited: bytes) -> bytes:
+    """The terms of every verb."""
+    return bulks((fingerprint, b"%d" % ttl_ms, audited))
 
 
 # --- replies -------------------------------------------------------------------------------------
@@ -233,17 +307,16 @@ def charged(reply: bytes, operation: Operation, quote: Quote) -> ChargeResult:
         CreditsError: The refusal the script decided.
     """
     status, *fields = reply.split(b"\0")
-    if status == b"unpriced":
+    if status == b"ok":
+        cost, after = fields
+        transaction_id, replayed = operation.operation_id, False
+    elif status == b"unpriced":
         raise _price_error(quote, fields)
-    transaction_id, replayed, (cost, after) = _outcome(status, fields, operation)
+    else:
+        transaction_id, replayed, (cost, after) = _outcome(status, fields, operation)
     taken, left = int(cost), int(after)
-    return ChargeResult(
-        transaction_id,
-        to_credits(taken),
-        to_credits(left + taken),
-        to_credits(left),
-        replayed,
-    )
+    before, price = to_credits(left + taken), _price(taken)
+    return ChargeResult(transaction_id, price, before, to_credits(left), replayed)
 
 
 def granted(reply: bytes, operation: Operation, micros: int) -> GrantResult:
@@ -372,6 +445,10 @@ def _outcome(
             details=(one, two, three),
         ),
     )
+
+
+_price: Final = lru_cache(maxsize=_PRICES_KEPT)(to_credits)
+"""An amount that many charges have in common, as credits."""
 
 
 def _price_error(quote: Quote, fields: list[bytes]) -> CreditsError:

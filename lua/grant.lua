@@ -6,7 +6,8 @@
 --
 -- ARGV[1]   now_us     microseconds, '' for the server's own time
 -- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, fingerprint, ttl_ms, audited, tail, amount    for each item
+-- ARGV[3…]  transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, audited, amount    at the place terms names
 --
 -- refuses, in this order:
 --   idempotency_key_conflict   transaction_id
@@ -29,12 +30,14 @@
 --- @include "batch"
 
 local meta, journal = KEYS[1], KEYS[2]
-local now_us, grace_ms = clock(ARGV[1]), ARGV[2]
-local now_ms = math.floor(integer(now_us) / 1000)
+local now_us, now_ms = clock(ARGV[1])
+local grace_ms = ARGV[2]
 
 local function grant()
   local account_key, record_key = next_keys(2)
-  local transaction_id, fingerprint, ttl_ms, audited, tail, amount = next_arguments(6)
+  local transaction_id, tail, terms = next_item()
+  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
+  local amount = own_terms(terms, 1)
 
   local function refuse(...)
     return refusal('grant', audited, amount, tail, ...)

@@ -12,7 +12,7 @@ local absent = KEYS[1]
 
 redis.call('TIME')
 redis.call('EXISTS', absent)
-redis.call('GET', absent)
+redis.call('MGET', absent)
 redis.call('HGET', absent, 'field')
 redis.call('HMGET', absent, 'field')
 redis.call('XRANGE', absent, '-', '+')

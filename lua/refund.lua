@@ -6,7 +6,8 @@
 --
 -- ARGV[1]   now_us     microseconds, '' for the server's own time
 -- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, fingerprint, ttl_ms, audited, tail, amount, related, bounded    for each item
+-- ARGV[3…]  transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, audited, amount, related, bounded    at the place terms names
 --
 -- A refund may name the charge it gives back (related, '' for none). Then refunded holds what was
 -- charged and what has been given back of it, and with bounded = '1' the sum may not pass the charge.
@@ -34,8 +35,8 @@
 --- @include "batch"
 
 local meta, journal = KEYS[1], KEYS[2]
-local now_us, grace_ms = clock(ARGV[1]), ARGV[2]
-local now_ms = math.floor(integer(now_us) / 1000)
+local now_us, now_ms = clock(ARGV[1])
+local grace_ms = ARGV[2]
 
 local charges = {}
 
@@ -53,8 +54,9 @@ end
 
 local function refund()
   local account_key, record_key, refunded_key = next_keys(3)
-  local transaction_id, fingerprint, ttl_ms, audited, tail, amount, related, bounded =
-    next_arguments(8)
+  local transaction_id, tail, terms = next_item()
+  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
+  local amount, related, bounded = own_terms(terms, 3)
 
   local function refuse(...)
     return refusal('refund', audited, amount, tail, ...)

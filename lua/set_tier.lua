@@ -6,8 +6,9 @@
 --
 -- ARGV[1]   now_us     microseconds, '' for the server's own time
 -- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, fingerprint, ttl_ms, audited, tail, verb, target, subject, judged_by, policy, expiry, options    for each item
---           then tier, verdict, cap                            for each of its options
+-- ARGV[3…]  transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, audited, verb, target, subject, judged_by, policy, expiry, options    at the place terms names
+--           then tier, verdict, cap                 for each of the options
 --
 -- verb is the operation for the audit log, target the new tier ('' keeps the stored one), subject
 -- what a refusal's audit says of the request. judged_by is 'effective' (an expired tier counts as
@@ -36,14 +37,12 @@
 --- @include "batch"
 
 local meta, journal = KEYS[1], KEYS[2]
-local now_us, grace_ms = clock(ARGV[1]), ARGV[2]
-local now_ms = math.floor(integer(now_us) / 1000)
+local now_us, now_ms = clock(ARGV[1])
+local grace_ms = ARGV[2]
 
 -- The verdict and the cap of the option that holds for a tier.
-local function verdict_on(tier, options)
-  local at = argument_at
-  argument_at = at + 3 * options
-  local last = argument_at - 3
+local function verdict_on(tier, at, options)
+  local last = at + 3 * (options - 1)
   while at < last and ARGV[at] ~= tier do
     at = at + 3
   end
@@ -68,12 +67,13 @@ end
 
 local function set_tier()
   local account_key, record_key = next_keys(2)
-  local transaction_id, fingerprint, ttl_ms, audited, tail, verb, target, subject, judged_by, policy,
-    expiry, options = next_arguments(12)
+  local transaction_id, tail, terms = next_item()
+  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
+  local verb, target, subject, judged_by, policy, expiry, options = own_terms(terms, 7)
   local account = account_of(account_key)
   local expired = account and has_expired(account, now_ms)
   local judged = account and not (expired and judged_by == 'effective') and account.tier or ''
-  local verdict, cap = verdict_on(judged, integer(options))
+  local verdict, cap = verdict_on(judged, terms.own + 7, integer(options))
 
   local function refuse(...)
     return refusal(verb, audited, subject, tail, ...)
@@ -103,11 +103,11 @@ local function set_tier()
   post(account_key, balance_under(policy, before, cap) - before)
   set_membership(account, target ~= '' and target or old_tier, expiry)
   local expires = account.expires and text(account.expires) or ''
-  journalled(
-    'tier', transaction_id, text(account.sequence), text(account.balance - before),
-    text(account.balance), fingerprint, ttl_ms, audited, verb, old_tier, account.tier, expires,
-    expiry, tail
-  )
+  journalled(table.concat({
+    'tier', transaction_id, account.sequence_text, text(account.balance - before),
+    account.balance_text, fingerprint, ttl_ms, audited, verb, old_tier, account.tier, expires,
+    expiry, tail,
+  }, '\0'))
   local result = table.concat(
     { old_tier, account.tier, text(before), text(account.balance), expires },
     '\0'

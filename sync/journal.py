@@ -7,15 +7,16 @@ been given out anew (a watermark alone would not notice). So that entry is never
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from credits_fast.entries import NOTHING_YET, stamp
-from credits_fast.lane import pack
+from credits_fast.errors import CreditsError
+from credits_fast.resp import pack
 
 if TYPE_CHECKING:
     from credits_fast.keys import PartitionKeys, Partitions
-    from credits_fast.lane import Lane
+    from credits_fast.routing import Router
     from credits_fast.sync.rows import Batch
 
 __all__ = ["ForkedError", "Journal", "Look", "RawEntry", "after"]
@@ -47,34 +48,30 @@ class Look(NamedTuple):
 
 
 class Journal:
-    """The journals of all partitions on one server."""
+    """The journals of all partitions, wherever they are."""
 
-    def __init__(self, partitions: Partitions, lane: Callable[[], Awaitable[Lane]]) -> None:
+    def __init__(self, partitions: Partitions, router: Router) -> None:
         self._partitions = partitions
-        self._lane = lane
+        self._router = router
 
-    async def read(self, looks: Sequence[Look]) -> list[list[RawEntry]]:
+    async def read(self, looks: Sequence[Look]) -> list[list[RawEntry] | None]:
         """What stands in each journal from its last recorded entry on, that one included.
 
+        None where its node of a cluster cannot answer now: the others are read all the same.
+
         Raises:
-            RedisUnavailableError: The server cannot be reached.
+            RedisUnavailableError: No server can be reached.
+            UnsuitableServerError: A server's access rules forbid it.
         """
-        lane = await self._lane()
-        requests = (
-            pack(
-                (
-                    b"XRANGE",
-                    self._partitions[look.partition].journal,
-                    look.last_id.encode(),
-                    b"+",
-                    b"COUNT",
-                    b"%d" % (look.entries_max + 1),
-                ),
-            )
-            for look in looks
-        )
-        replies = await lane.execute_all(*requests)
-        return [[(entry[0], entry[1]) for entry in reply] for reply in replies]
+        replies = await self._router.outcomes([self._request(look) for look in looks])
+        problems = [reply for reply in replies if isinstance(reply, CreditsError)]
+        for problem in problems:
+            if not problem.transient or len(problems) == len(replies):
+                raise problem
+        return [
+            None if isinstance(reply, CreditsError) else [(entry[0], entry[1]) for entry in reply]
+            for reply in replies
+        ]
 
     async def trim(self, batch: Batch, keep: str) -> bool:
         """Whether the journal could be trimmed: not where it is not what was recorded.
@@ -86,17 +83,23 @@ class Journal:
         Raises:
             RedisUnavailableError: The server cannot be reached.
         """
-        lane = await self._lane()
-        partition: PartitionKeys = self._partitions[batch.partition]
         last = batch.last
         if last is None:
             return True
-        reply: bytes = await lane.run_script(
+        partition = self._partitions[batch.partition]
+        reply: bytes = await self._router.run_script(
+            partition,
             "trim",
             (partition.meta, partition.journal),
             (str(last.id).encode(), keep.encode(), *last.fields),
         )
         return reply.startswith(b"ok\0")
+
+    def _request(self, look: Look) -> tuple[PartitionKeys, bytes]:
+        partition = self._partitions[look.partition]
+        count = b"%d" % (look.entries_max + 1)
+        start = look.last_id.encode()
+        return partition, pack((b"XRANGE", partition.journal, start, b"+", b"COUNT", count))
 
 
 def after(look: Look, found: Sequence[RawEntry]) -> Sequence[RawEntry]:

@@ -7,6 +7,7 @@ wait for them to end. What it could not finish is found again by the position in
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -17,16 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 from credits_fast import schema
 from credits_fast.config import CreditsConfig
 from credits_fast.database import address, connect
+from credits_fast.endpoints import endpoint_from_url
 from credits_fast.errors import ConfigurationError, CreditsError, Problem
 from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint, Lane
-from credits_fast.preflight import check_server
+from credits_fast.preflight import check_servers
 from credits_fast.recording import lag_ms
+from credits_fast.routing import router_to
 from credits_fast.sync.worker import SyncWorker
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from credits_fast.endpoints import AnyEndpoint
     from credits_fast.settings import Settings
 
 __all__ = ["REPORT_MS", "Served", "serve", "serve_until_signalled", "worker_config"]
@@ -100,7 +103,7 @@ async def serve_until_signalled(
     if settings.embedded is not None:
         problem = f"{settings.embedded} needs no worker: the program that opens it runs one inside"
         raise ConfigurationError(Problem("embedded", problem, "embedded"))
-    endpoint = Endpoint.from_url(settings.need_redis_url())
+    endpoint = endpoint_from_url(settings.need_redis_url())
     database = connect(settings.need_database_url())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -113,6 +116,7 @@ async def serve_until_signalled(
 
     for number in signals:
         loop.add_signal_handler(number, told)
+    gc.freeze()  # what is loaded by now stays, and need not be looked through for garbage
     try:
         return await serve(endpoint, database, config, stop, report_ms=report_ms)
     finally:
@@ -122,7 +126,7 @@ async def serve_until_signalled(
 
 
 async def serve(
-    endpoint: Endpoint,
+    endpoint: AnyEndpoint,
     database: AsyncEngine,
     config: CreditsConfig,
     stop: asyncio.Event,
@@ -137,11 +141,10 @@ async def serve(
         IncompatibleFormatError: Another version wrote the data in another format.
         UnavailableError: A server cannot be reached at the start; later the worker waits for it.
     """
-    lane = await Lane.open(endpoint)
     partitions = Partitions(config.namespace, config.partitions)
-    report = _Report(lane, endpoint, database, partitions)
+    report = _Report(endpoint, database, partitions)
     try:
-        await check_server(lane, partitions[0])
+        await check_servers(report.router, partitions)
         await schema.check(database)
         return await _serve(report, config, stop, report_ms)
     finally:
@@ -192,15 +195,16 @@ async def _close(worker: SyncWorker) -> None:
 
 
 class _Report:
-    """What the log says of a running worker, and the connection to find out."""
+    """What the log says of a running worker, and the connections to find out."""
 
     def __init__(
-        self, lane: Lane, endpoint: Endpoint, database: AsyncEngine, partitions: Partitions
+        self, endpoint: AnyEndpoint, database: AsyncEngine, partitions: Partitions
     ) -> None:
         self.endpoint = endpoint
+        self.router = router_to(endpoint)
+        self.router.open()
         self.database = database
         self.partitions = partitions
-        self._lane = lane
 
     async def repeat(self, worker: SyncWorker, seconds: float) -> None:
         """Report every so many seconds, for ever."""
@@ -212,8 +216,8 @@ class _Report:
             carried, since = worker.carried, now
 
     async def close(self) -> None:
-        """End the connection."""
-        await self._lane.close()
+        """End the connections."""
+        await self.router.close()
 
     def _say(self, worker: SyncWorker, carried_per_s: float, lag: int | None) -> None:
         set_aside = worker.set_aside
@@ -239,8 +243,5 @@ class _Report:
     async def _lag_ms(self) -> int | None:
         """The lag, None where a server cannot be asked now."""
         with suppress(CreditsError):
-            if not self._lane.is_open:
-                await self._lane.close()
-                self._lane = await Lane.open(self.endpoint)
-            return await lag_ms(self._lane, self.database, self.partitions)
+            return await lag_ms(self.router, self.database, self.partitions)
         return None

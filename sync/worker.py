@@ -28,11 +28,12 @@ from credits_fast.entries import MalformedEntryError, decode
 from credits_fast.errors import (
     IncompatibleFormatError,
     PartitionFencedError,
+    RedisUnavailableError,
     UnavailableError,
 )
 from credits_fast.ids import operation_id
 from credits_fast.keys import FORMAT
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.routing import router_to
 from credits_fast.sync.journal import ForkedError, Journal, Look, RawEntry, after
 from credits_fast.sync.lease import Claim, Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.config import SyncConfig
+    from credits_fast.endpoints import AnyEndpoint
     from credits_fast.keys import Partitions
 
 __all__ = ["SyncWorker"]
@@ -79,7 +81,7 @@ class SyncWorker:
         carried: How many decisions it has carried so far.
 
     Args:
-        endpoint: The Redis server.
+        endpoint: The Redis server, or the cluster.
         database: The ledger, migrated.
         partitions: The partitions as configured.
         config: How to go about it.
@@ -93,7 +95,7 @@ class SyncWorker:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: AnyEndpoint,
         database: AsyncEngine,
         partitions: Partitions,
         config: SyncConfig,
@@ -102,15 +104,15 @@ class SyncWorker:
     ) -> None:
         self.id = operation_id()
         self.carried = 0
-        self._endpoint = endpoint
         self._config = config
         self._clock = clock or (lambda: datetime.now(UTC))
         self._partitions = partitions
-        self._lane: Lane | None = None
-        self._journal = Journal(partitions, self._open_lane)
+        self._router = router_to(endpoint, is_patient=False)
+        self._router.open()
+        self._journal = Journal(partitions, self._router)
         self._ledger = Ledger(database)
         self._leases = Leases(database, self.id, config.lease_ms)
-        self._admission = Admission(partitions, database, self._open_lane)
+        self._admission = Admission(partitions, database, self._router)
         self._owned: dict[int, _Owned] = {}
         self._ahead: list[Batch] = []
         self._renew_at = 0.0
@@ -175,15 +177,14 @@ class SyncWorker:
         return total
 
     async def close(self) -> None:
-        """Release the leases and end the connection."""
+        """Release the leases and end the connections."""
         try:
             await self._leases.release(self._owned)
         except UnavailableError as error:
             _log.warning("the leases could not be released and end by themselves: %s", error)
         self._owned.clear()
         self._ahead = []
-        if self._lane is not None:
-            await self._lane.close()
+        await self._router.close()
 
     # --- the parts of a step --------------------------------------------------------------------
 
@@ -245,8 +246,8 @@ class SyncWorker:
         found = await self._journal.read(looks) if looks else []
         batches: list[Batch] = []
         for look, raw in zip(looks, found, strict=True):
-            if look.partition not in self._owned:
-                continue
+            if raw is None or look.partition not in self._owned:
+                continue  # its node is away, or it was lost meanwhile; the others are not
             try:
                 batch = await self._batch(look, after(look, raw))
             except IncompatibleFormatError as error:
@@ -315,22 +316,20 @@ class SyncWorker:
 
     async def _trim(self, written: Sequence[Batch]) -> None:
         """Drop what the ledger has had for long enough; a closed partition is opened on the way."""
-        trimmed = await asyncio.gather(
-            *(
-                self._journal.trim(batch, self._keep_from(self._owned[batch.partition]))
-                for batch in written
-            ),
-            return_exceptions=True,
-        )
-        for batch, done in zip(written, trimmed, strict=True):
-            if isinstance(done, BaseException):
-                raise done
-            if done:
-                continue
-            try:
+        trimmed = await asyncio.gather(*map(self._trim_one, written), return_exceptions=True)
+        for outcome in trimmed:
+            if outcome is not None:
+                raise outcome
+
+    async def _trim_one(self, batch: Batch) -> None:
+        keep = self._keep_from(self._owned[batch.partition])
+        try:
+            if not await self._journal.trim(batch, keep):
                 await self._admission.open(self._partitions[batch.partition])
-            except PartitionFencedError as error:
-                self._set_aside(batch.partition, error)
+        except RedisUnavailableError as error:
+            _log.debug("partition %d is trimmed another time: %s", batch.partition, error)
+        except PartitionFencedError as error:
+            self._set_aside(batch.partition, error)
 
     async def _clean(self) -> None:
         if time.monotonic() < self._clean_at or 0 not in self._owned:
@@ -362,12 +361,8 @@ class SyncWorker:
         error: IncompatibleFormatError,
     ) -> IncompatibleFormatError:
         """The same with the version that opened the partition last: it wrote the entry."""
-        lane = await self._open_lane()
-        library: bytes | None = await lane.execute(
-            b"HGET",
-            self._partitions[partition].meta,
-            b"library",
-        )
+        keys = self._partitions[partition]
+        library: bytes | None = await self._router.execute(keys, b"HGET", keys.meta, b"library")
         return IncompatibleFormatError(
             f"an entry of partition {partition}",
             found=error.found,
@@ -381,13 +376,6 @@ class SyncWorker:
             return
         self._owned[partition].set_aside = reason
         _log.error("partition %d is set aside, its journal waits: %s", partition, reason)
-
-    async def _open_lane(self) -> Lane:
-        if self._lane is None or not self._lane.is_open:
-            if self._lane is not None:
-                await self._lane.close()
-            self._lane = await Lane.open(self._endpoint)
-        return self._lane
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

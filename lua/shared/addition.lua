@@ -10,11 +10,11 @@ end
 -- Books the amount, journals and remembers it; the result for the caller.
 local function add(kind, account_key, amount, item)
   local account = post(account_key, amount)
-  journalled(
-    kind, item.transaction_id, text(account.sequence), text(amount), text(account.balance),
-    item.fingerprint, item.ttl_ms, item.audited, item.tail
-  )
-  local result = text(amount) .. '\0' .. text(account.balance)
+  journalled(table.concat({
+    kind, item.transaction_id, account.sequence_text, text(amount), account.balance_text,
+    item.fingerprint, item.ttl_ms, item.audited, item.tail,
+  }, '\0'))
+  local result = text(amount) .. '\0' .. account.balance_text
   remember(
     item.record_key, item.fingerprint, item.transaction_id, item.ttl_ms, item.now_ms, result
   )

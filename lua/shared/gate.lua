@@ -9,15 +9,17 @@ local RUN = '@RUN@'
 
 -- The epoch of an open partition; or nil and the refusal that every item of the call gets.
 local function gate(meta)
-  local state = redis.call('HMGET', meta, 'epoch', 'run', 'format', 'library')
-  if not state[3] then
+  local state = redis.call('HMGET', meta, 'format', 'run', 'epoch')
+  local format_there = state[1]
+  if not format_there then
     return nil, 'unopened'
   end
-  if state[3] ~= FORMAT then
-    return nil, 'incompatible\0' .. state[3] .. '\0' .. (state[4] or '')
+  if format_there ~= FORMAT then
+    local library = redis.call('HGET', meta, 'library')
+    return nil, 'incompatible\0' .. format_there .. '\0' .. (library or '')
   end
   if state[2] ~= RUN then
     return nil, 'fenced'
   end
-  return state[1]
+  return state[3]
 end

@@ -2,10 +2,11 @@
 -- `..` or tostring with 14 digits only, so every number that leaves a script goes through `text`.
 
 local LIMIT = 9e15
+local find, format, tonumber = string.find, string.format, tonumber
 
 -- The number; anything else is our own mistake and ends the script before its first write.
 local function integer(digits)
-  local number = string.find(digits, '^-?%d+$') and tonumber(digits)
+  local number = find(digits, '^-?%d+$') and tonumber(digits)
   if number and number >= -LIMIT and number <= LIMIT then
     return number
   end
@@ -13,5 +14,5 @@ local function integer(digits)
 end
 
 local function text(number)
-  return string.format('%.0f', number)
+  return format('%d', number)
 end

@@ -4,25 +4,35 @@
 -- first (the only write that can be denied for want of memory), the balances next, the records of
 -- finished operations last. A call is in the journal whole or not at all.
 
-local items, records = {}, {}
+local items, records, expiries = {}, {}, {}
 
--- An item of the entry: its kind and its fields. Items are numbered from 0.
-local function journalled(...)
-  items[#items + 1] = #items / 2
-  items[#items + 1] = table.concat({ ... }, '\0')
+-- An item of the entry: its kind and its fields, separated by NUL. Items are numbered from 0.
+local function journalled(item)
+  local size = #items
+  items[size + 1] = size / 2
+  items[size + 2] = item
+end
+
+-- The end of an operation that is remembered for so long, as text; worked out once a call.
+local function expiry(ttl_ms, now_ms)
+  local ends = expiries[ttl_ms]
+  if not ends then
+    ends = text(now_ms + integer(ttl_ms))
+    expiries[ttl_ms] = ends
+  end
+  return ends
 end
 
 local function remember(key, fingerprint, transaction_id, ttl_ms, now_ms, result)
-  local record = table.concat(
-    { fingerprint, transaction_id, text(now_ms + integer(ttl_ms)), result },
-    '\0'
-  )
+  local ends = expiry(ttl_ms, now_ms)
+  local record = fingerprint .. '\0' .. transaction_id .. '\0' .. ends .. '\0' .. result
   remembered[key] = record
-  records[#records + 1] = { key, record, integer(ttl_ms) }
+  local size = #records
+  records[size + 1], records[size + 2], records[size + 3] = key, record, ttl_ms
 end
 
 local function write_account(key, account, entry)
-  redis.call('HSET', key, 'b', text(account.balance), 's', text(account.sequence), 'l', entry)
+  redis.call('HSET', key, 'b', account.balance_text, 's', account.sequence_text, 'l', entry)
   if account.member then
     redis.call('HSET', key, 't', account.tier)
     if account.expires then
@@ -44,7 +54,14 @@ local function commit(call, epoch)
   for key, account in pairs(changed) do
     write_account(key, account, entry)
   end
-  for _, record in ipairs(records) do
-    redis.call('SET', record[1], record[2], 'PX', text(record[3] + grace_ms))
+  local lives = {}
+  for at = 1, #records, 3 do
+    local ttl_ms = records[at + 2]
+    local life = lives[ttl_ms]
+    if not life then
+      life = text(integer(ttl_ms) + grace_ms)
+      lives[ttl_ms] = life
+    end
+    redis.call('SET', records[at], records[at + 1], 'PX', life)
   end
 end

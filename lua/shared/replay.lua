@@ -1,12 +1,12 @@
 -- replay: what is remembered of an operation: fingerprint, transaction id, expiry in ms and result,
 -- separated by NUL. An item may repeat an earlier item of its own batch.
 
-local remembered = {}
+local remembered = {} -- by key; `batch` fills it with what Redis has, `remember` adds to it
 
 -- Nothing; or the reply with the first result; or nil and the id of the transaction that used the
 -- key for something else.
 local function replay_of(key, fingerprint, now_ms)
-  local record = remembered[key] or redis.call('GET', key)
+  local record = remembered[key]
   if not record then
     return nil
   end

@@ -8,7 +8,6 @@ from statistics import median
 
 import pytest
 
-from credits_fast.cli.demo.report import percentile
 from credits_fast.cli.demo.scenario import (
     TIERS,
     Request,
@@ -21,6 +20,7 @@ from credits_fast.cli.demo.scenario import (
 )
 from credits_fast.cli.demo.trace import COLUMNS, TraceError, read_trace
 from credits_fast.config import CreditsConfig, load_config
+from credits_fast.samples import percentile
 
 HEAD = ",".join(COLUMNS)
 

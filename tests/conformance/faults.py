@@ -146,13 +146,14 @@ async def _refuse_audit(world: World, fault: _Fault) -> None:
 
 @asynccontextmanager
 async def _unreadable(world: World, keys: Sequence[bytes]) -> AsyncGenerator[None, None]:
-    """Put what is at these keys aside, and a value of another type in its place."""
+    """Put what is at these keys aside, and what no script can use in its place."""
     lane = await world.kit.engine.lane()
     kept = [key for key in keys if await lane.execute(b"EXISTS", key)]
     for key in kept:
         await lane.execute(b"RENAME", key, key + b":kept")
     for key in keys:
-        await lane.execute(b"LPUSH", key, b"not what should be here")
+        put = b"SET" if b"}:i:" in key else b"LPUSH"  # a record is text, anything else no list
+        await lane.execute(put, key, b"not what should be here")
     try:
         yield
     finally:

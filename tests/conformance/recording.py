@@ -4,7 +4,7 @@ The reference's storage has a method for each table, and hands one database cont
 an operation. Ours is one script call. So the real server's MONITOR is read while a step runs, and
 the commands inside the script get the names of the methods they stand for:
 
-    GET record       getIdempotencyRecord      XADD item         createTransaction
+    MGET records     getIdempotencyRecord      XADD item         createTransaction
     HMGET account    getUserById                 if audited      createAuditLog
     SELECT users     getUserById               HSET account      updateUserCredits
                                                  with a tier     updateUserMembership
@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import event
 
 from credits_fast.entries import RefusedItem, decode
+from credits_fast.lane import Endpoint
 from tests.conformance.cases import Case, Object
 from tests.conformance.world import World
 
@@ -92,7 +93,9 @@ class Recorder:
 
         engine = self._world.kit.database.sync_engine
         event.listen(engine, "before_cursor_execute", executed)
-        monitor = await self._world.kit.engine.endpoint.connect()
+        endpoint = self._world.kit.engine.endpoint
+        assert isinstance(endpoint, Endpoint)
+        monitor = await endpoint.connect()
         await monitor.send_command("MONITOR")
         await monitor.read_response()
         try:
@@ -181,8 +184,10 @@ def _of_command(words: list[bytes], record_keys: frozenset[bytes]) -> list[str]:
     command, key = words[0].upper(), words[1] if len(words) > 1 else b""
     if command == b"XADD":
         return _of_entry(words)
-    if command in {b"GET", b"SET"} and key in record_keys:
-        return ["getIdempotencyRecord" if command == b"GET" else "createIdempotencyRecord"]
+    if command == b"MGET" and record_keys.intersection(words[1:]):
+        return ["getIdempotencyRecord"]
+    if command == b"SET" and key in record_keys:
+        return ["createIdempotencyRecord"]
     if command == b"HMGET" and b"}:a:" in key:
         return ["getUserById"]
     if command == b"HSET" and b"}:a:" in key:

@@ -15,6 +15,7 @@ from sqlalchemy import insert
 
 from credits_fast import CreditsEngine
 from credits_fast.amounts import MICROS_MAX, PLACES, to_credits, to_micros
+from credits_fast.courier import Courier
 from credits_fast.database import writing
 from credits_fast.json_text import JsonText, quoted
 from credits_fast.sync.tables import idempotency_records, transactions, users
@@ -125,12 +126,15 @@ class _AskedError(Exception):
         self.operation = operation
 
 
-class _Asking(CreditsEngine):
-    """An engine that never sends anything: it only tells what it would send."""
+class _Asking(Courier):
+    """Takes nothing anywhere: it only tells what it was given."""
 
-    async def _deliver(
+    def __init__(self) -> None:
+        pass
+
+    async def deliver(
         self,
-        verb: str,  # noqa: ARG002  # the signature is the engine's
+        verb: str,  # noqa: ARG002  # the signature is the courier's
         operation: Operation,
         call: Call,  # noqa: ARG002
         *,
@@ -176,7 +180,10 @@ async def _remember(kit: CreditsKit, case: Case, record: Object) -> None:
 
 async def _operation(kit: CreditsKit, step: Object) -> Operation:
     engine = kit.engine
-    asking = _Asking(engine.config, redis=engine.endpoint, database=kit.database, clock=kit.clock)
+    asking = CreditsEngine(
+        engine.config, redis=engine.endpoint, database=kit.database, clock=kit.clock
+    )
+    asking._courier = _Asking()
     try:
         await perform(asking, step["op"], decoded(step["args"]))
     except _AskedError as asked:

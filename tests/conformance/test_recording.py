@@ -26,7 +26,7 @@ def test_what_is_no_line_of_the_monitor_is_an_error() -> None:
 
 
 def test_one_script_reads_and_then_writes() -> None:
-    get, put = Line(b"lua", [b"GET", _RECORD]), Line(b"lua", [b"SET", _RECORD, b"x"])
+    get, put = Line(b"lua", [b"MGET", _RECORD]), Line(b"lua", [b"SET", _RECORD, b"x"])
 
     assert [
         "getUserById",

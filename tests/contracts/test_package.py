@@ -29,7 +29,13 @@ def test_the_wheel_holds_everything_and_nothing_beside_it(built: Path) -> None:
 
     assert {"credits_fast"} == {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert {f"credits_fast/lua/{name}.lua" for name in SCRIPTS} <= {*names}
-    for folder, pattern in (("lua/shared", "*.lua"), ("migrations", "**/*.py"), ("sync", "*.py")):
+    for folder, pattern in (
+        ("benchmarks", "*.py"),
+        ("benchmarks", "*.lua"),
+        ("lua/shared", "*.lua"),
+        ("migrations", "**/*.py"),
+        ("sync", "*.py"),
+    ):
         expected = {
             f"credits_fast/{path.relative_to(ROOT)}"
             for path in (ROOT / folder).glob(pattern)

@@ -28,9 +28,7 @@ async def test_data_is_found_again_when_opened_a_second_time(tmp_path: Path) -> 
             await credits.wait_recorded()
             assert 2 + opened == len(await credits.get_history("ada"))
             assert 80 - opened == await credits.query_balance("ada")
-            assert {} == await redis_differs(
-                credits._database, await credits.lane(), credits.partitions
-            )
+            assert {} == await redis_differs(credits._database, credits.router, credits.partitions)
 
 
 async def test_closing_records_what_was_not_recorded_yet(tmp_path: Path) -> None:

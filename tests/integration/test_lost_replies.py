@@ -81,13 +81,14 @@ async def test_an_outcome_nobody_can_tell_is_called_unknown_and_settled_later(
     ) as kit:
         await kit.engine.create_user("ada", credits=100)
         proxy = ReplyEater(tmp_path / "p", server_socket, share=1, seed=7)
-        real = kit.engine._dispatcher._endpoint
+        station: Any = next(kit.engine.router._stations())
+        real = station.endpoint
         async with proxy:
             await (await kit.engine.lane()).close()
-            kit.engine._dispatcher._endpoint = Endpoint.from_url(f"unix://{tmp_path}/p")
+            station.endpoint = Endpoint.from_url(f"unix://{tmp_path}/p")
             with pytest.raises(OutcomeUnknownError) as unknown:
                 await kit.engine.charge("ada", "image", idempotency_key="k")
-        kit.engine._dispatcher._endpoint = real
+        station.endpoint = real
 
         assert 3 == proxy.eaten
         settled = await kit.engine.charge("ada", "image", idempotency_key="k")

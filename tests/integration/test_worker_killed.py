@@ -126,7 +126,7 @@ async def test_charges_are_recorded_once_each_however_often_the_worker_is_killed
         finally:
             last.terminate()
             last.wait(_ENDS_WITHIN_S)
-        in_redis = await compare_redis(database, await engine.lane(), engine.partitions)
+        in_redis = await compare_redis(database, engine.router, engine.partitions)
     sheet = await balance_sheet(database)
     async with database.connect() as connection:
         rows_of = select(transactions.c.id).where(transactions.c.kind == "charge")

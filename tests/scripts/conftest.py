@@ -12,7 +12,7 @@ from credits_fast.entries import Entry, decode
 from credits_fast.keys import FORMAT, PartitionKeys, Partitions
 from credits_fast.lane import Endpoint, Lane
 from credits_fast.pricing import Option, Quote
-from credits_fast.wire import AUDIT_ALL, Call, Operation
+from credits_fast.wire import AUDIT_ALL, Call, Operation, request
 from tests.servers import Servers
 
 NOW_US = 1_768_478_400_000_000
@@ -54,12 +54,9 @@ class Bench:
         self, *calls: Call, now_us: int | None = NOW_US, grace_ms: int = 1_000
     ) -> list[str]:
         """The replies to one script call with these items; NUL is shown as a blank."""
-        keys = [self.keys.meta, self.keys.journal, *(key for call in calls for key in call.keys)]
         moment = b"" if now_us is None else b"%d" % now_us
-        arguments = [argument for call in calls for argument in call.arguments]
-        replies = await self.lane.run_script(
-            calls[0].script, keys, [moment, b"%d" % grace_ms, *arguments]
-        )
+        sha = self.lane.scripts[calls[0].script].sha
+        (replies,) = await self.lane.execute_all(request(sha, calls, moment, b"%d" % grace_ms))
         return [reply.decode().replace("\0", " ").rstrip() for reply in replies]
 
     async def account(self, user: str = "ada", **fields: str | int) -> None:

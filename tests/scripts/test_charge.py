@@ -299,3 +299,14 @@ async def test_large_balances_stay_exact(bench: Bench) -> None:
 
     assert ["ok 1 8999999999999999"] == replies
     assert "8999999999999999" == (await bench.fields())["b"]
+
+
+@pytest.mark.parametrize("tier", ["own", "fingerprint", "audited", "ttl_ms", "-", "!"])
+async def test_a_tier_may_have_any_name(bench: Bench, tier: str) -> None:
+    quote = Quote((Option(tier.encode(), b"3"), Option(b"", b"7")))
+    await bench.account(b=100, t=tier)
+    await bench.account("bob", b=100)
+    calls = [charge_call(bench.operation("t1"), quote), charge_call(bench.operation("t2"), quote)]
+    other = charge_call(bench.operation("t3", user="bob"), quote)
+
+    assert ["ok 3 97", "ok 3 94", "ok 7 93"] == await bench.run(*calls, other)

@@ -31,11 +31,11 @@ async def kit() -> AsyncIterator[CreditsKit]:
 
 
 async def lag_of(kit: CreditsKit) -> int:
-    return await lag_ms(await kit.engine.lane(), kit.database, kit.engine.partitions)
+    return await lag_ms(kit.engine.router, kit.database, kit.engine.partitions)
 
 
 async def comparison_of(kit: CreditsKit) -> RedisComparison:
-    return await compare_redis(kit.database, await kit.engine.lane(), kit.engine.partitions)
+    return await compare_redis(kit.database, kit.engine.router, kit.engine.partitions)
 
 
 async def test_there_is_no_lag_where_everything_is_recorded(kit: CreditsKit) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakeredis import FakeAsyncRedis
+from redis.exceptions import AskError, MovedError
 
 from credits_fast import (
     EngineClosedError,
@@ -15,10 +16,11 @@ from credits_fast import (
     RedisUnavailableError,
     ScriptFailedError,
 )
-from credits_fast.dispatch import BATCH_MAX, FLIGHTS_MAX, Dispatcher
+from credits_fast.dispatch import BATCH_MAX, FLIGHTS_MAX, REPEATS_MAX, Dispatcher
 from credits_fast.keys import PartitionKeys, Partitions
-from credits_fast.lane import Endpoint
+from credits_fast.lane import Endpoint, Lane
 from credits_fast.pricing import Option, Quote
+from credits_fast.routing import Router
 from credits_fast.wire import AUDIT_NONE, Call, Operation, charge_call
 
 KEYS = Partitions("test", 2)
@@ -39,6 +41,11 @@ def charge(number: int, cost: bytes = b"1", partition: PartitionKeys = KEYS[0]) 
     return charge_call(operation, Quote((Option(b"", cost),)))
 
 
+async def submitted(dispatcher: Dispatcher, call: Call) -> bytes:
+    """What a caller's task does."""
+    return await dispatcher.submit(call)
+
+
 class CountingLane:
     """Counts the script calls and the writes of a dispatcher's lane, and can hold replies back."""
 
@@ -52,16 +59,16 @@ class CountingLane:
         scripts = [request for request in requests if b"EVALSHA" in request[:20]]
         if scripts:
             self.writes.append(len(scripts))
-            self.items += [request.count(b"60000") for request in scripts]
+            self.items += [request.count(b"ada\0chat\0") for request in scripts]
         await self._send(requests, replies)
 
 
 @pytest.fixture
 async def dispatcher() -> AsyncIterator[Dispatcher]:
     client = FakeAsyncRedis()
-    dispatcher = Dispatcher(Endpoint.of(client))
+    dispatcher = Dispatcher(Router(Endpoint.of(client)))
     dispatcher.open()
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
     for number in range(2):
         keys = (KEYS[number].meta, KEYS[number].journal)
         await lane.run_script("open", keys, (b"1", b"2", b"0.1.0", b"1"))
@@ -74,7 +81,7 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
 async def test_calls_of_one_turn_leave_in_one_write_with_one_script_a_partition(
     dispatcher: Dispatcher,
 ) -> None:
-    lane = CountingLane(await dispatcher.lane())
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
 
     calls = [charge(number, partition=KEYS[number % 2]) for number in range(20)]
     replies = await asyncio.gather(*(dispatcher.submit(call) for call in calls))
@@ -86,7 +93,7 @@ async def test_calls_of_one_turn_leave_in_one_write_with_one_script_a_partition(
 
 
 async def test_a_batch_is_bounded_and_so_are_the_flights(dispatcher: Dispatcher) -> None:
-    lane = CountingLane(await dispatcher.lane())
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
     number = BATCH_MAX * (FLIGHTS_MAX + 1) + 5
 
     replies = await asyncio.gather(*(dispatcher.submit(charge(n, b"0")) for n in range(number)))
@@ -106,7 +113,7 @@ async def test_each_caller_gets_its_own_reply(dispatcher: Dispatcher) -> None:
 
 
 async def test_a_call_cancelled_before_it_was_sent_is_never_sent(dispatcher: Dispatcher) -> None:
-    tasks = [asyncio.ensure_future(dispatcher.submit(charge(number))) for number in range(3)]
+    tasks = [asyncio.create_task(submitted(dispatcher, charge(number))) for number in range(3)]
     await asyncio.sleep(0)
     tasks[1].cancel()
 
@@ -117,7 +124,7 @@ async def test_a_call_cancelled_before_it_was_sent_is_never_sent(dispatcher: Dis
 
 
 async def test_a_call_cancelled_in_flight_disturbs_nobody(dispatcher: Dispatcher) -> None:
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
     sent = asyncio.Event()
     original = lane.send
 
@@ -126,7 +133,7 @@ async def test_a_call_cancelled_in_flight_disturbs_nobody(dispatcher: Dispatcher
         sent.set()
 
     lane.send = send
-    tasks = [asyncio.ensure_future(dispatcher.submit(charge(n, b"%d" % n))) for n in range(4)]
+    tasks = [asyncio.create_task(submitted(dispatcher, charge(n, b"%d" % n))) for n in range(4)]
     await sent.wait()
     tasks[2].cancel()
 
@@ -142,7 +149,7 @@ async def test_a_call_cancelled_in_flight_disturbs_nobody(dispatcher: Dispatcher
 async def test_a_dropped_script_is_brought_back_and_the_batch_sent_again(
     dispatcher: Dispatcher,
 ) -> None:
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
     await lane.execute(b"SCRIPT", b"FLUSH")
 
     replies = await asyncio.gather(*(dispatcher.submit(charge(number)) for number in range(3)))
@@ -151,7 +158,7 @@ async def test_a_dropped_script_is_brought_back_and_the_batch_sent_again(
 
 
 async def test_scripts_that_are_dropped_for_ever_end_in_an_error(dispatcher: Dispatcher) -> None:
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
 
     async def load_nothing() -> None:
         await lane.execute(b"SCRIPT", b"FLUSH")
@@ -163,10 +170,83 @@ async def test_scripts_that_are_dropped_for_ever_end_in_an_error(dispatcher: Dis
         await dispatcher.submit(charge(1))
 
 
+class Redirecting(Router):
+    """Every redirection leads to the one lane there is, and is counted."""
+
+    redirections = 0
+
+    async def redirected(self, lane: Lane, refusal: AskError) -> Lane:  # noqa: ARG002  # a router's
+        self.redirections += 1
+        return lane
+
+
+@pytest.fixture
+async def redirected(dispatcher: Dispatcher) -> Dispatcher:
+    router: Any = dispatcher.router
+    router.__class__ = Redirecting
+    return dispatcher
+
+
+def redirecting(lane: Any, times: int) -> None:
+    """The first script calls of a lane belong elsewhere."""
+    send, left = lane.send, [MovedError("1 127.0.0.1:1") for _ in range(times)]
+
+    async def sending(requests: Any, replies: Any) -> None:
+        if left:
+            for reply in replies:
+                reply(left[-1])
+            left.pop()
+        else:
+            await send(requests, replies)
+
+    lane.send = sending
+
+
+async def test_a_redirected_batch_is_sent_again_as_it_is(redirected: Dispatcher) -> None:
+    redirecting(await redirected.router.lane(KEYS[0]), times=3)
+
+    replies = await asyncio.gather(
+        *(redirected.submit(charge(number, b"%d" % number)) for number in range(5))
+    )
+
+    assert [b"%d" % number for number in range(5)] == [reply.split(b"\0")[1] for reply in replies]
+    assert cast("Redirecting", redirected.router).redirections == 3
+
+
+async def test_a_batch_sent_in_circles_ends_in_an_error(redirected: Dispatcher) -> None:
+    redirecting(await redirected.router.lane(KEYS[0]), times=1_000)
+
+    with pytest.raises(RedisUnavailableError, match="again and again"):
+        await redirected.submit(charge(1))
+    assert REPEATS_MAX == cast("Redirecting", redirected.router).redirections
+
+
+async def test_a_server_that_has_to_be_waited_for_keeps_nobody_elses_waiting(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, arrived = dispatcher.router, asyncio.Event()
+    lane = await router.lane(KEYS[0])
+
+    async def later(_partition: PartitionKeys) -> Lane:
+        await arrived.wait()
+        return lane
+
+    monkeypatch.setattr(router, "lane", later)
+    monkeypatch.setattr(router, "open_lane", lambda p: lane if p.number == 0 else None)
+    waiting = [
+        asyncio.ensure_future(dispatcher.submit(charge(n, partition=KEYS[1]))) for n in range(3)
+    ]
+    assert b"ok\0001\000999" == await dispatcher.submit(charge(9))
+    assert not any(task.done() for task in waiting)
+    arrived.set()
+
+    assert [b"ok\0001\000%d" % left for left in (999, 998, 997)] == await asyncio.gather(*waiting)
+
+
 async def test_a_lost_connection_leaves_the_outcome_unknown_under_each_operations_id(
     dispatcher: Dispatcher,
 ) -> None:
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
     original = lane.send
 
     async def send_and_lose(requests: Any, replies: Any) -> None:
@@ -189,9 +269,9 @@ async def test_a_lost_connection_leaves_the_outcome_unknown_under_each_operation
 
 async def test_a_reply_that_never_comes_gives_the_connection_up() -> None:
     client = FakeAsyncRedis()
-    dispatcher = Dispatcher(Endpoint.of(client), timeout_ms=10)
+    dispatcher = Dispatcher(Router(Endpoint.of(client)), timeout_ms=10)
     dispatcher.open()
-    lane: Any = await dispatcher.lane()
+    lane: Any = await dispatcher.router.lane(KEYS[0])
 
     async def swallow(_requests: Any, replies: Any) -> None:
         lane._waiting.extend(replies)
@@ -201,7 +281,7 @@ async def test_a_reply_that_never_comes_gives_the_connection_up() -> None:
         await dispatcher.submit(charge(1))
 
     assert not lane.is_open
-    assert await dispatcher.lane() is not lane
+    assert await dispatcher.router.lane(KEYS[0]) is not lane
     await dispatcher.close()
     await client.aclose()
 
@@ -214,7 +294,7 @@ async def test_a_script_error_is_final(dispatcher: Dispatcher) -> None:
 
 
 async def test_without_a_server_every_caller_is_told() -> None:
-    dispatcher = Dispatcher(Endpoint.from_url("redis://127.0.0.1:1"))
+    dispatcher = Dispatcher(Router(Endpoint.from_url("redis://127.0.0.1:1")))
     dispatcher.open()
 
     outcomes = await asyncio.gather(
@@ -228,7 +308,7 @@ async def test_without_a_server_every_caller_is_told() -> None:
 
 
 async def test_after_closing_nothing_is_sent(dispatcher: Dispatcher) -> None:
-    waiting = asyncio.ensure_future(dispatcher.submit(charge(1)))
+    waiting = asyncio.create_task(submitted(dispatcher, charge(1)))
     await asyncio.sleep(0)
     await dispatcher.close()
 

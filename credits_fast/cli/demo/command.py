@@ -11,8 +11,8 @@ import typer
 from credits_fast.cli.command import command
 from credits_fast.cli.demo.scenario import Scenario, draw_tokens, scenario
 from credits_fast.cli.demo.trace import TraceError, read_trace
-from credits_fast.cli.options import Logging
-from credits_fast.cli.output import Answer, as_json, say, say_json
+from credits_fast.cli.options import Document
+from credits_fast.cli.output import Answer
 from credits_fast.exit_codes import ExitCode
 from credits_fast.settings import Settings
 
@@ -22,51 +22,12 @@ _USERS: Final = 1_000
 _REQUESTS: Final = 50_000
 _CALLERS: Final = 64
 _SEED: Final = 2026
-_STDOUT: Final = "-"
 _SERVERS: Final = "Servers (an embedded Valkey and SQLite where none is named)"
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
-    command(app, output=_Output)(demo)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Output(Logging):
-    """How the demo speaks: a summary, and a document beside it."""
-
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Write the figures there as JSON; - is stdout, and the summary goes to stderr.",
-            rich_help_panel="Output",
-        ),
-    ] = None
-
-    @property
-    def in_json(self) -> bool:
-        """Whether stdout is for one JSON document."""
-        return self.json == _STDOUT
-
-    def begin(self, default_level: str) -> None:
-        """Have the log written from now on; the file must be one that can be written."""
-        Logging.begin(self, default_level)
-        if self.json is not None and not self.in_json:
-            try:
-                Path(self.json).write_text("", encoding="utf-8")
-            except OSError as error:
-                problem = f"{self.json} cannot be written: {error.strerror}"
-                raise typer.BadParameter(problem, param_hint="--json") from error
-
-    def give(self, answer: Answer) -> None:
-        """Write the summary, and the document where one is wanted."""
-        say(answer.text, stderr=self.in_json)
-        if self.in_json:
-            say_json(answer.data)
-        elif self.json is not None:
-            Path(self.json).write_text(as_json(answer.data) + "\n", encoding="utf-8")
+    command(app, output=Document)(demo)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

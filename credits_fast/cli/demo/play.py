@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from credits_fast.cli.demo.lag import LagGauge
 from credits_fast.cli.demo.progress import Sight, screen, watching
 from credits_fast.cli.demo.report import Outcome
 from credits_fast.cli.demo.run import Run
@@ -17,6 +16,7 @@ from credits_fast.cli.demo.verify import verify
 from credits_fast.cli.output import notice
 from credits_fast.errors import DatabaseUnavailableError
 from credits_fast.exit_codes import printable
+from credits_fast.lag import LagGauge
 
 if TYPE_CHECKING:
     from credits_fast.cli.demo.scenario import Scenario

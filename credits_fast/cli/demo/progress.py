@@ -45,8 +45,13 @@ class Screen(Protocol):
 
 
 @contextmanager
-def screen() -> Generator[Screen, None, None]:
-    """The screen that stderr is."""
+def screen(*, moves_by_itself: bool = True) -> Generator[Screen, None, None]:
+    """The screen that stderr is.
+
+    Args:
+        moves_by_itself: Whether a thread keeps the bar moving; without, it moves when something is
+            shown, and takes no time from what goes on in between.
+    """
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -56,8 +61,11 @@ def screen() -> Generator[Screen, None, None]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        yield _Bars(progress)
+    console = Console(file=sys.stderr)
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=moves_by_itself
+    ) as progress:
+        yield _Bars(progress, refreshes=not moves_by_itself)
 
 
 @asynccontextmanager
@@ -78,8 +86,9 @@ async def watching(screen_: Screen, look: Callable[[], Sight]) -> AsyncGenerator
 
 
 class _Bars:
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, *, refreshes: bool) -> None:
         self._progress = progress
+        self._refreshes = refreshes
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, sight: Sight) -> None:
@@ -87,7 +96,13 @@ class _Bars:
             added = self._progress.add_task(sight.title, total=sight.total, note="")
             self._tasks[sight.title] = added
         task = self._tasks[sight.title]
-        self._progress.update(task, completed=sight.done, note=sight.note)
+        self._progress.update(
+            task,
+            completed=sight.done,
+            total=sight.total,
+            note=sight.note,
+            refresh=self._refreshes,
+        )
 
 
 class _Lines:

@@ -14,6 +14,7 @@ from rich.text import Text
 from credits_fast.amounts import MICROS_PER_CREDIT
 from credits_fast.cli.history import ledger_table
 from credits_fast.cli.words import amount
+from credits_fast.samples import percentile
 from credits_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from credits_fast.cli.demo.verify import Verdict
     from credits_fast.types import Transaction
 
-__all__ = ["Outcome", "document", "percentile", "summary"]
+__all__ = ["Outcome", "document", "summary"]
 
 _INDENT: Final = (0, 0, 0, 2)
 _QUERY: Final = "SELECT kind, count(*), round(sum(amount), 2) FROM transactions GROUP BY 1"
@@ -60,19 +61,6 @@ class Outcome:
     def charges_per_s(self) -> float:
         """Acknowledged charges a second."""
         return self.verdict.counts["charge"] / self.meter.seconds if self.meter.seconds else 0.0
-
-
-def percentile(samples: Sequence[float], percent: float) -> float:
-    """The smallest sample that so many percent do not pass (nearest rank); 0 of none.
-
-    Example:
-        >>> percentile([10, 20, 30, 40], 50)
-        20
-    """
-    if not samples:
-        return 0.0
-    rank = -(-len(samples) * percent // 100)
-    return sorted(samples)[max(0, int(rank) - 1)]
 
 
 def document(outcome: Outcome) -> dict[str, object]:

@@ -21,9 +21,10 @@ from sqlalchemy import func, select, text
 from credits_fast import schema
 from credits_fast.cli.demo.scenario import config_text
 from credits_fast.database import address, connect, reading
+from credits_fast.endpoints import endpoint_from_url
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import ConfigurationError, Problem
-from credits_fast.lane import Endpoint, info_fields
+from credits_fast.lane import info_fields
 from credits_fast.sync.tables import users
 from credits_fast.sync.worker import SyncWorker
 
@@ -124,7 +125,7 @@ async def _embedded(
 async def _on_servers(
     servers: Settings, config: Path
 ) -> AsyncGenerator[tuple[CreditsEngine, AsyncEngine], None]:
-    endpoint = Endpoint.from_url(servers.need_redis_url())
+    endpoint = endpoint_from_url(servers.need_redis_url())
     database = connect(servers.need_database_url())
     try:
         await _refuse_users(database)

@@ -129,7 +129,7 @@ async def verify(books: Books, engine: CreditsEngine, database: AsyncEngine) -> 
     """
     contents = await _read(database)
     sheet = await balance_sheet(database)
-    redis = await compare_redis(database, await engine.lane(), engine.partitions)
+    redis = await compare_redis(database, engine.router, engine.partitions)
     return judge(books, contents, sheet, redis)
 
 

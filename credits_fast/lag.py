@@ -21,9 +21,21 @@ if TYPE_CHECKING:
     from credits_fast.engine import CreditsEngine
     from credits_fast.entries import EntryId
 
-__all__ = ["LagGauge"]
+__all__ = ["LagGauge", "LagSample"]
 
 _PAUSE_S: Final = 0.02
+
+
+class LagSample(NamedTuple):
+    """One measurement.
+
+    Attributes:
+        at: When the ends of the journals were asked for, by the monotonic clock, in seconds.
+        ms: How long it took until the ledger had them, in milliseconds.
+    """
+
+    at: float
+    ms: float
 
 
 class _Note(NamedTuple):
@@ -35,28 +47,41 @@ class LagGauge:
     """Measures the lag while it is left running.
 
     Attributes:
-        samples_ms: What was measured, in milliseconds.
+        samples: What was measured.
+
+    Args:
+        engine: The engine whose charges are recorded.
+        database: The ledger.
+        pause_s: Seconds between two looks.
     """
 
-    def __init__(self, engine: CreditsEngine, database: AsyncEngine) -> None:
-        self.samples_ms: list[float] = []
+    def __init__(
+        self, engine: CreditsEngine, database: AsyncEngine, *, pause_s: float = _PAUSE_S
+    ) -> None:
+        self.samples: list[LagSample] = []
         self._engine = engine
         self._database = database
+        self._pause_s = pause_s
         self._open: deque[_Note] = deque()
+
+    @property
+    def samples_ms(self) -> list[float]:
+        """What was measured, in milliseconds."""
+        return [sample.ms for sample in self.samples]
 
     @property
     def now_ms(self) -> float:
         """How long the oldest note has been waiting; the last sample where none waits."""
         if self._open:
             return (time.monotonic() - self._open[0].at) * 1_000
-        return self.samples_ms[-1] if self.samples_ms else 0.0
+        return self.samples[-1].ms if self.samples else 0.0
 
     async def run(self) -> None:
         """Measure for ever; to be cancelled."""
         while True:
             await self._note()
             await self._settle()
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(self._pause_s)
 
     async def finish(self) -> None:
         """Settle what is open, once everything is recorded."""
@@ -64,14 +89,15 @@ class LagGauge:
 
     async def _note(self) -> None:
         at = time.monotonic()
-        ends = await journal_ends(await self._engine.lane(), self._engine.partitions)
+        ends = await journal_ends(self._engine.router, self._engine.partitions)
         self._open.append(_Note(at, ends))
 
     async def _settle(self) -> None:
         recorded = await positions(self._database)
         now = time.monotonic()
         while self._open and _is_reached(self._open[0].ends, recorded):
-            self.samples_ms.append((now - self._open.popleft().at) * 1_000)
+            at = self._open.popleft().at
+            self.samples.append(LagSample(at, (now - at) * 1_000))
 
 
 def _is_reached(ends: Mapping[int, EntryId], recorded: Mapping[int, EntryId]) -> bool:

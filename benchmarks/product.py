@@ -1,0 +1,74 @@
+"""The contestant: charges through `CreditsEngine`, and the books of what was acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from credits_fast.errors import InsufficientCreditsError
+from credits_fast.types import ChargeResult
+
+if TYPE_CHECKING:
+    from credits_fast.benchmarks.workload import Request
+    from credits_fast.engine import CreditsEngine
+    from credits_fast.errors import CreditsError
+
+__all__ = ["Books", "Product"]
+
+
+@dataclass(slots=True)
+class Books:
+    """What was acknowledged to the harness, kept by the harness alone.
+
+    Attributes:
+        charges: Charges that took effect.
+        keyed: How many of them had a key.
+        credits: What they took.
+        replays: Calls that were answered with the first result.
+        refusals: Calls that were refused for want of credits.
+    """
+
+    charges: int = 0
+    keyed: int = 0
+    credits: Decimal = Decimal(0)
+    replays: int = 0
+    refusals: int = 0
+
+    def note(
+        self, outcomes: Iterable[ChargeResult | CreditsError], *, is_keyed: bool = True
+    ) -> None:
+        """Write down what calls gave, of a workload with keys or without.
+
+        Raises:
+            CreditsError: A call failed in a way no workload asks for.
+        """
+        for outcome in outcomes:
+            if isinstance(outcome, InsufficientCreditsError):
+                self.refusals += 1
+            elif not isinstance(outcome, ChargeResult):
+                raise outcome
+            elif outcome.replayed:
+                self.replays += 1
+            else:
+                self.charges += 1
+                self.keyed += is_keyed
+                self.credits += outcome.cost
+
+
+class Product:
+    """Charges by the engine.
+
+    Attributes:
+        books: What was acknowledged so far.
+    """
+
+    def __init__(self, engine: CreditsEngine) -> None:
+        self.books = Books()
+        self._engine = engine
+
+    async def ask(self, request: Request) -> ChargeResult:
+        """One charge."""
+        user, action, key, variables = request
+        return await self._engine.charge(user, action, variables=variables, idempotency_key=key)
