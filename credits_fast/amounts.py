@@ -89,9 +89,9 @@ def json_number(micros: int) -> str:
         '-13.5'
     """
     whole, fraction = divmod(abs(micros), MICROS_PER_CREDIT)
-    sign = "-" if micros < 0 else ""
     if not fraction:
-        return f"{sign}{whole}"
+        return str(-whole if micros < 0 else whole)
+    sign = "-" if micros < 0 else ""
     return f"{sign}{whole}.{fraction:06d}".rstrip("0")
 
 

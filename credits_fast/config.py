@@ -278,7 +278,7 @@ class SyncConfig(_Section):
     """How the worker carries the journal into the ledger.
 
     Attributes:
-        batch_max: Journal entries read from a partition at once.
+        batch_max: Decisions of a partition in a commit at most, while it is behind; fewer while it is not.
         poll_ms: Milliseconds between two looks at an empty journal.
         lease_ms: Milliseconds a worker owns a partition without renewing its lease.
         retain_ms: Milliseconds a synced entry stays in the journal, so that a database restored from

@@ -7,12 +7,13 @@ would be work for nothing. So objects are put together as text; facts win over w
 from __future__ import annotations
 
 import json
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["JsonText", "json_object", "merged", "quoted"]
+__all__ = ["JsonText", "json_object", "merged", "quoted", "quoted_text"]
 
 
 class JsonText(str):
@@ -27,6 +28,9 @@ quoted: Final = json.JSONEncoder(
     separators=(",", ":"),
 ).encode
 """A value as compact JSON."""
+
+quoted_text: Final = encode_basestring
+"""The same of text, a good deal faster: what the encoder itself calls for it."""
 
 
 def json_object(members: Mapping[str, Any]) -> JsonText:

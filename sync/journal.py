@@ -8,9 +8,9 @@ been given out anew (a watermark alone would not notice). So that entry is never
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from credits_fast.entries import NOTHING_YET, Entry, decode, stamp
+from credits_fast.entries import NOTHING_YET, stamp
 from credits_fast.errors import CreditsError
 from credits_fast.resp import pack
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from credits_fast.routing import Router
     from credits_fast.sync.rows import Batch
 
-__all__ = ["ForkedError", "Journal", "Look"]
+__all__ = ["ForkedError", "Journal", "Look", "RawEntry", "after"]
+
+RawEntry: TypeAlias = tuple[bytes, list[bytes]]
+"""An entry as the server gives it: its id, and its names and values in turn."""
 
 
 class ForkedError(Exception):
@@ -31,15 +34,17 @@ class Look(NamedTuple):
 
     Attributes:
         partition: The partition.
-        last_id: The last recorded entry.
+        last_id: The last entry that is recorded, or about to be.
         last_stamp: Its digest.
         entries_max: How many entries to read after it.
+        items_max: How many decisions to make a batch of; more that was read is read again.
     """
 
     partition: int
     last_id: str
     last_stamp: str
     entries_max: int
+    items_max: int
 
 
 class Journal:
@@ -49,7 +54,7 @@ class Journal:
         self._partitions = partitions
         self._router = router
 
-    async def read(self, looks: Sequence[Look]) -> list[list[tuple[bytes, list[bytes]]] | None]:
+    async def read(self, looks: Sequence[Look]) -> list[list[RawEntry] | None]:
         """What stands in each journal from its last recorded entry on, that one included.
 
         None where its node of a cluster cannot answer now: the others are read all the same.
@@ -78,12 +83,15 @@ class Journal:
         Raises:
             RedisUnavailableError: The server cannot be reached.
         """
+        last = batch.last
+        if last is None:
+            return True
         partition = self._partitions[batch.partition]
         reply: bytes = await self._router.run_script(
             partition,
             "trim",
             (partition.meta, partition.journal),
-            (batch.last_id.encode(), keep.encode(), *batch.last_fields),
+            (str(last.id).encode(), keep.encode(), *last.fields),
         )
         return reply.startswith(b"ok\0")
 
@@ -94,19 +102,16 @@ class Journal:
         return partition, pack((b"XRANGE", partition.journal, start, b"+", b"COUNT", count))
 
 
-def after(look: Look, found: Sequence[tuple[bytes, list[bytes]]]) -> list[Entry]:
-    """The entries that follow the last recorded one, which must stand there unchanged.
+def after(look: Look, found: Sequence[RawEntry]) -> Sequence[RawEntry]:
+    """The entries that follow the last one known, which must stand there unchanged.
 
     Raises:
         ForkedError: It is gone, or another one stands in its place.
-        IncompatibleFormatError: An entry was written in another format.
-        MalformedEntryError: An entry was not written by the scripts.
     """
-    new = found
-    if look.last_id != NOTHING_YET:
-        if not found or found[0][0].decode() != look.last_id:
-            raise ForkedError(f"entry {look.last_id} is recorded and no longer in the journal")
-        if stamp(look.last_id, found[0][1]) != look.last_stamp:
-            raise ForkedError(f"entry {look.last_id} is recorded and another one in the journal")
-        new = found[1:]
-    return [decode(entry_id, fields) for entry_id, fields in new]
+    if look.last_id == NOTHING_YET:
+        return found[: look.entries_max]
+    if not found or found[0][0].decode() != look.last_id:
+        raise ForkedError(f"entry {look.last_id} is recorded and no longer in the journal")
+    if stamp(look.last_id, found[0][1]) != look.last_stamp:
+        raise ForkedError(f"entry {look.last_id} is recorded and another one in the journal")
+    return found[1:]

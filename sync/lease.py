@@ -8,7 +8,7 @@ end of its lease writes nothing. Alive workers share the partitions evenly.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,7 @@ class Leases:
             )
             query = select(columns.partition).where(ours, columns.partition.in_(kept))
             still = {*await connection.scalars(query)}
-            claims = await self._claim(connection, share - len(still))
+            claims = await self._claim(connection, share - len(still), still)
         if claims:
             numbers = ", ".join(str(claim.partition) for claim in claims)
             _log.info("worker %s carries partitions %s from now on", self._worker, numbers)
@@ -131,14 +131,21 @@ class Leases:
         )
         return -(-number // workers)
 
-    async def _claim(self, connection: AsyncConnection, count: int) -> list[Claim]:
+    async def _claim(
+        self, connection: AsyncConnection, count: int, still: Collection[int]
+    ) -> list[Claim]:
+        """Claim what is free; what is ours by name but not in hand, after a lost reply, is so too."""
         if count <= 0:
             return []
         columns = sync_partitions.c
-        free = or_(columns.owner.is_(None), columns.lease_until_ms < database_now_ms())
+        free = or_(
+            columns.owner.is_(None),
+            columns.owner == self._worker,
+            columns.lease_until_ms < database_now_ms(),
+        )
         query = (
             select(columns.partition, columns.fence, columns.last_id, columns.last_stamp)
-            .where(free)
+            .where(free, columns.partition.not_in(still))
             .order_by(columns.partition)
             .limit(count)
             .with_for_update(skip_locked=True)

@@ -9,27 +9,20 @@ user's sequence and balance must be what the journal says came before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, delete, select, text, tuple_, update
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import delete, select, tuple_
 from sqlalchemy.exc import DataError, IntegrityError
 
 from credits_fast.amounts import to_credits
 from credits_fast.database import writing
-from credits_fast.json_text import JsonText
-from credits_fast.sync.bulk import RowsRefusedError, decimal_text, insert_rows
-from credits_fast.sync.rows import ChainBrokenError, IdempotencyRow
-from credits_fast.sync.tables import (
-    audit_logs,
-    dead_letters,
-    idempotency_records,
-    sync_partitions,
-    transactions,
-    users,
-)
+from credits_fast.sync import on_postgresql, on_sqlite
+from credits_fast.sync.bulk import RowsRefusedError
+from credits_fast.sync.parameters import decimal_text
+from credits_fast.sync.rows import ChainBrokenError
+from credits_fast.sync.tables import idempotency_records, sync_partitions, users
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,43 +36,6 @@ __all__ = ["Ledger", "LedgerRefusedError", "PositionLostError"]
 
 _log = logging.getLogger(__name__)
 
-_TRANSACTION_COLUMNS: Final = (
-    "id",
-    "user_id",
-    "sequence",
-    "kind",
-    "action",
-    "amount",
-    "balance_before",
-    "balance_after",
-    "metadata",
-    "idempotency_key",
-    "related_id",
-    "entry_epoch",
-    "entry_sequence",
-    "entry_item",
-    "created_at",
-    "partition",
-)
-_AUDIT_COLUMNS: Final = (
-    "user_id",
-    "action",
-    "status",
-    "metadata",
-    "error_code",
-    "error_message",
-    "transaction_id",
-    "created_at",
-)
-_DEAD_LETTER_COLUMNS: Final = (
-    "entry_id",
-    "entry_item",
-    "user_id",
-    "transaction_id",
-    "raw",
-    "error",
-    "created_at",
-)
 _SHOWN_MAX: Final = 5
 _EXPIRED_MAX: Final = 5_000
 
@@ -101,6 +57,29 @@ class Ledger:
 
     def __init__(self, database: AsyncEngine) -> None:
         self._database = database
+        self._sql: Any = on_postgresql if database.dialect.name == "postgresql" else on_sqlite
+        self._encoders: Mapping[str, Callable[[Batch], Any]] = self._sql.ENCODERS
+
+    def encode(self, batch: Batch) -> None:
+        """Make ready the rows that a batch has got since; they are kept in that form only.
+
+        So they do not grow old: what lives as long as a batch, Python's collector of garbage looks
+        through again and again, together with everything else the program has in memory.
+        """
+        for table, rows in (("transactions", batch.transactions), ("audit_logs", batch.audit)):
+            if rows:
+                batch.encoded.setdefault(table, []).append(self._encoders[table](batch))
+                rows.clear()
+
+    def complete(self, batch: Batch) -> None:
+        """Make all of a batch ready; `write` does it where it was not done before."""
+        self.encode(batch)
+        for table, rows in (
+            ("idempotency_records", batch.records),
+            ("dead_letters", batch.dead_letters),
+        ):
+            if rows and table not in batch.encoded:
+                batch.encoded[table] = [self._encoders[table](batch)]
 
     async def write(self, work: Sequence[tuple[Claim, Batch]]) -> None:
         """Write the batches of several partitions in one commit, or nothing.
@@ -111,11 +90,12 @@ class Ledger:
             LedgerRefusedError: The database refuses a row.
             DatabaseUnavailableError: The database cannot be reached.
         """
+        batches = [batch for _, batch in work]
+        for batch in batches:
+            self.complete(batch)
         try:
             async with writing(self._database) as connection:
-                for claim, batch in work:
-                    await _move(connection, claim, batch)
-                batches = [batch for _, batch in work]
+                await self._move(connection, work)
                 await self._update_users(connection, batches)
                 await self._insert(connection, batches)
                 await self._remember(connection, batches)
@@ -139,184 +119,52 @@ class Ledger:
             )
         return done.rowcount
 
+    async def _move(self, connection: AsyncConnection, work: Sequence[tuple[Claim, Batch]]) -> None:
+        """The positions, compared and set: the first statement, so that a lost one costs nothing."""
+        if await self._sql.move_partitions(connection, work) != len(work):
+            raise PositionLostError(await _lost(connection, work))
+
     async def _update_users(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
         steps = {user: step for batch in batches for user, step in batch.accounts.items()}
         if not steps:
             return
-        if connection.dialect.name == "postgresql":
-            moved = await _move_users_at_once(connection, steps)
-        else:
-            moved = await _move_users(connection, steps)
-        if moved != len(steps):
+        if await self._sql.move_users(connection, steps) != len(steps):
             raise ChainBrokenError(await _misfits(connection, steps))
-        changed = [
-            {"user": user, "tier": step.tier, "expires_at": step.expires_at}
-            for user, step in steps.items()
-            if step.tier is not None
-        ]
+        changed = {user: step for user, step in steps.items() if step.tier is not None}
         if changed:
-            await connection.execute(_SET_MEMBERSHIP, changed)
+            await self._sql.change_tiers(connection, changed)
 
     async def _insert(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
-        ledger_rows = [(*row, batch.partition) for batch in batches for row in batch.transactions]
-        await insert_rows(connection, transactions, _TRANSACTION_COLUMNS, ledger_rows)
-        audit_rows = [row for batch in batches for row in batch.audit]
-        await insert_rows(connection, audit_logs, _AUDIT_COLUMNS, audit_rows)
-        letters = [
-            {**dict(zip(_DEAD_LETTER_COLUMNS, row, strict=True)), "partition": batch.partition}
-            for batch in batches
-            for row in batch.dead_letters
-        ]
+        for table in ("transactions", "audit_logs", "dead_letters"):
+            pieces = [piece for batch in batches for piece in batch.encoded.get(table, ())]
+            if pieces:
+                await self._sql.insert(connection, table, pieces)
+        letters = sum(len(batch.dead_letters) for batch in batches)
         if letters:
-            await connection.execute(dead_letters.insert(), letters)
-            _log.error(
-                "%d items with unreadable metadata were set aside in dead_letters", len(letters)
-            )
+            _log.error("%d items with unreadable metadata were set aside in dead_letters", letters)
 
     async def _remember(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
         """One record a key; an expired one gives way, one that still holds stays."""
-        records = [record for batch in batches for record in batch.records.values()]
+        records = sum(len(batch.records) for batch in batches)
         if not records:
             return
-        if connection.dialect.name == "postgresql":
-            columns = zip(*records, strict=True)
-            values = dict(zip(IdempotencyRow._fields, map(list, columns), strict=True))
-            done = await connection.execute(_REMEMBER_AT_ONCE, values)
-        else:
-            rows = [{**row._asdict(), "result": JsonText(row.result)} for row in records]
-            done = await connection.execute(_REMEMBER, rows)
-        if done.rowcount < len(records):
-            late = len(records) - done.rowcount
+        late = records - await self._sql.remember(connection, batches)
+        if late > 0:
             _log.error("%d idempotency keys were used again while the ledger remembers them", late)
 
 
-_SET_MEMBERSHIP: Final = (
-    update(users)
-    .where(users.c.id == bindparam("user"))
-    .values(membership_tier=bindparam("tier"), membership_expires_at=bindparam("expires_at"))
-)
-_MOVE_USER: Final = (
-    update(users)
-    .where(
-        users.c.id == bindparam("user"),
-        users.c.sequence == bindparam("previous"),
-        users.c.credits == bindparam("balance_before"),
-    )
-    .values(
-        credits=bindparam("balance"),
-        sequence=bindparam("last"),
-        updated_at=bindparam("moment"),
-    )
-)
-_MOVE_USERS_AT_ONCE: Final = text(
-    """
-    UPDATE users
-       SET credits = step.balance, sequence = step.last, updated_at = step.moment
-      FROM unnest(
-               CAST(:users AS text[]),
-               CAST(:previous AS bigint[]),
-               CAST(CAST(:balances_before AS text[]) AS numeric[]),
-               CAST(:last AS bigint[]),
-               CAST(CAST(:balances AS text[]) AS numeric[]),
-               CAST(:moments AS timestamptz[])
-           ) AS step (id, previous, balance_before, last, balance, moment)
-     WHERE users.id = step.id
-       AND users.sequence = step.previous
-       AND users.credits = step.balance_before
-    """,
-)
-
-
-_INSERT_RECORD: Final = sqlite_insert(idempotency_records)
-_REMEMBER: Final = _INSERT_RECORD.on_conflict_do_update(
-    index_elements=["user_id", "key"],
-    set_={
-        name: _INSERT_RECORD.excluded[name]
-        for name in ("fingerprint", "transaction_id", "result", "created_at", "expires_at")
-    },
-    where=idempotency_records.c.expires_at < _INSERT_RECORD.excluded.created_at,
-)
-_REMEMBER_AT_ONCE: Final = text(
-    """
-    INSERT INTO idempotency_records AS known
-           (user_id, key, fingerprint, transaction_id, result, created_at, expires_at)
-    SELECT user_id, key, fingerprint, transaction_id, CAST(result AS jsonb), created_at, expires_at
-      FROM unnest(
-               CAST(:user_id AS text[]),
-               CAST(:key AS text[]),
-               CAST(:fingerprint AS text[]),
-               CAST(:transaction_id AS text[]),
-               CAST(:result AS text[]),
-               CAST(:created_at AS timestamptz[]),
-               CAST(:expires_at AS timestamptz[])
-           ) AS new (user_id, key, fingerprint, transaction_id, result, created_at, expires_at)
-    ON CONFLICT (user_id, key) DO UPDATE
-       SET fingerprint = excluded.fingerprint,
-           transaction_id = excluded.transaction_id,
-           result = excluded.result,
-           created_at = excluded.created_at,
-           expires_at = excluded.expires_at
-     WHERE known.expires_at < excluded.created_at
-    """,
-)
-
-
-async def _move(connection: AsyncConnection, claim: Claim, batch: Batch) -> None:
-    """The position, compared and set: the first statement, so that a lost one costs nothing."""
+async def _lost(connection: AsyncConnection, work: Sequence[tuple[Claim, Batch]]) -> int:
+    """A partition that was not where its claim says."""
     columns = sync_partitions.c
-    moved = await connection.execute(
-        update(sync_partitions)
-        .where(
-            columns.partition == batch.partition,
-            columns.fence == claim.fence,
-            columns.last_id == claim.last_id,
-        )
-        .values(
-            last_id=batch.last_id,
-            last_stamp=batch.last_stamp,
-            updated_at=text("CURRENT_TIMESTAMP"),
-        ),
+    numbers = [claim.partition for claim, _ in work]
+    query = select(columns.partition, columns.fence, columns.last_id).where(
+        columns.partition.in_(numbers),
     )
-    if moved.rowcount != 1:
-        raise PositionLostError(batch.partition)
-
-
-async def _move_users_at_once(
-    connection: AsyncConnection,
-    steps: Mapping[str, AccountStep],
-) -> int:
-    """How many users were where their step begins.
-
-    In the order of their ids, so that writers of the same rows wait for each other, not for ever.
-    """
-    ordered = sorted(steps.items())
-    moved = await connection.execute(
-        _MOVE_USERS_AT_ONCE,
-        {
-            "users": [user for user, _ in ordered],
-            "previous": [step.first_sequence - 1 for _, step in ordered],
-            "balances_before": [decimal_text(step.balance_before) for _, step in ordered],
-            "last": [step.sequence for _, step in ordered],
-            "balances": [decimal_text(step.balance) for _, step in ordered],
-            "moments": [step.updated_at for _, step in ordered],
-        },
-    )
-    return moved.rowcount
-
-
-async def _move_users(connection: AsyncConnection, steps: Mapping[str, AccountStep]) -> int:
-    values: list[dict[str, Any]] = [
-        {
-            "user": user,
-            "previous": step.first_sequence - 1,
-            "balance_before": to_credits(step.balance_before),
-            "balance": to_credits(step.balance),
-            "last": step.sequence,
-            "moment": step.updated_at,
-        }
-        for user, step in steps.items()
-    ]
-    return (await connection.execute(_MOVE_USER, values)).rowcount
+    rows = await connection.execute(query)
+    found = {row.partition: (row.fence, row.last_id) for row in rows}
+    moved = {claim.partition: (claim.fence, batch.ends[0]) for claim, batch in work}
+    unmoved = (number for number in numbers if found.get(number) != moved[number])
+    return next(unmoved, numbers[0])
 
 
 async def _misfits(connection: AsyncConnection, steps: Mapping[str, AccountStep]) -> str:

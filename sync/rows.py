@@ -8,21 +8,31 @@ metadata are the reference's.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from credits_fast.amounts import json_number
-from credits_fast.entries import Entry, MalformedEntryError, RefusedItem, TransactionItem
-from credits_fast.json_text import JsonText, json_object, merged, quoted
+from credits_fast.entries import (
+    NOTHING_YET,
+    Entry,
+    EntryId,
+    Item,
+    MalformedEntryError,
+    RefusedItem,
+    TransactionItem,
+)
+from credits_fast.json_text import JsonText, json_object, merged, quoted, quoted_text
 from credits_fast.refusals import UNPRICED, code_and_message, unpriced_facts
 from credits_fast.wire import from_ms, iso
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 __all__ = [
+    "COLUMNS",
     "AccountStep",
     "AuditRow",
     "Batch",
@@ -74,16 +84,9 @@ class AuditRow(NamedTuple):
     created_at: datetime
 
 
-class IdempotencyRow(NamedTuple):
-    """A row of `idempotency_records`."""
-
-    user_id: str
-    key: str
-    fingerprint: str
-    transaction_id: str
-    result: str
-    created_at: datetime
-    expires_at: datetime
+IdempotencyRow: TypeAlias = tuple[str, str, str, str, str, datetime, datetime]
+"""A row of `idempotency_records`, in the order of `COLUMNS`. A plain tuple, because it stays until its
+batch is whole: Python's collector of garbage never looks at one of plain values twice."""
 
 
 class DeadLetterRow(NamedTuple):
@@ -96,6 +99,18 @@ class DeadLetterRow(NamedTuple):
     raw: bytes
     error: str
     created_at: datetime
+
+
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "transactions": (*TransactionRow._fields, "partition"),
+    "audit_logs": AuditRow._fields,
+    "idempotency_records": (
+        *("user_id", "key", "fingerprint", "transaction_id", "result"),
+        *("created_at", "expires_at"),
+    ),
+    "dead_letters": (*DeadLetterRow._fields, "partition"),
+}
+"""The columns a batch writes of each table, in the order in which its rows are encoded."""
 
 
 @dataclass(slots=True)
@@ -123,23 +138,29 @@ class AccountStep:
 
 @dataclass(slots=True)
 class Batch:
-    """What some entries of one partition write.
+    """What some consecutive entries of one partition write.
 
     Attributes:
         partition: The partition.
-        last_id: The last of the entries.
-        last_stamp: Its digest.
-        last_fields: The entry itself, for the comparison before the journal is trimmed.
+        follows: The entry after which they stand, and its digest.
+        last: The last of them, None before the first was added.
         entries: How many there are.
         items: How many decisions they hold.
+        bytes: How long their fields are.
+        transactions: Rows that are not encoded yet.
+        audit: Rows that are not encoded yet.
+        records: The record of each user's key.
+        accounts: The step of each user.
+        dead_letters: What could not be read.
+        encoded: By table, the rows as the ledger's database takes them, in pieces.
     """
 
     partition: int
-    last_id: str
-    last_stamp: str
-    last_fields: tuple[bytes, ...]
-    entries: int
-    items: int
+    follows: tuple[str, str] = (NOTHING_YET, "")
+    last: Entry | None = None
+    entries: int = 0
+    items: int = 0
+    bytes: int = 0
     transactions: list[TransactionRow] = field(default_factory=list[TransactionRow])
     audit: list[AuditRow] = field(default_factory=list[AuditRow])
     records: dict[tuple[str, str], IdempotencyRow] = field(
@@ -147,73 +168,95 @@ class Batch:
     )
     accounts: dict[str, AccountStep] = field(default_factory=dict[str, AccountStep])
     dead_letters: list[DeadLetterRow] = field(default_factory=list[DeadLetterRow])
+    encoded: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The last of the entries and its digest: what the next batch follows."""
+        return self.follows if self.last is None else (str(self.last.id), self.last.stamp)
+
+    def add(self, entry: Entry) -> None:
+        """Add the rows of the next entry.
+
+        Raises:
+            ChainBrokenError: A user's sequence or balance does not chain with what came before.
+            MalformedEntryError: It holds what the scripts of this version cannot have written.
+        """
+        try:
+            _add_entry(self, entry)
+        except (KeyError, ValueError) as error:
+            raise MalformedEntryError(f"entry {entry.id} cannot be read: {error!r}") from error
+        self.last = entry
+        self.entries += 1
+        self.items += len(entry.items)
+        self.bytes += sum(map(len, entry.fields))
 
 
 def batch_of(partition: int, entries: Iterable[Entry]) -> Batch:
-    """The rows of consecutive entries of a partition, at least one.
+    """The rows of consecutive entries of a partition.
 
     Raises:
         ChainBrokenError: A user's sequence or balance does not chain within them.
         MalformedEntryError: An entry holds what the scripts of this version cannot have written.
     """
-    entries = tuple(entries)
-    last = entries[-1]
-    items = sum(len(entry.items) for entry in entries)
-    batch = Batch(partition, str(last.id), last.stamp, last.fields, len(entries), items)
+    batch = Batch(partition)
     for entry in entries:
-        try:
-            _add_entry(batch, entry)
-        except (KeyError, ValueError) as error:
-            raise MalformedEntryError(f"entry {entry.id} cannot be read: {error!r}") from error
+        batch.add(entry)
     return batch
 
 
 def _add_entry(batch: Batch, entry: Entry) -> None:
     moment = _EPOCH + timedelta(microseconds=entry.time_us)
+    expiries: dict[int, datetime] = {}
     for item in entry.items:
-        metadata = _readable(batch, entry, item, moment)
+        given = _given(batch, entry, item, moment)
         if isinstance(item, RefusedItem):
-            batch.audit.append(_failure(item, metadata, moment))
+            batch.audit.append(_failure(item, given, moment))
         else:
-            _add_transaction(batch, entry, item, metadata, moment)
+            facts = _facts(item)
+            _step(batch, item, moment)
+            batch.transactions.append(_transaction(entry.id, item, given, facts, moment))
+            if item.audited:
+                batch.audit.append(_success(item, given, facts, moment))
+            if item.key:
+                if item.ttl_ms not in expiries:
+                    expiries[item.ttl_ms] = moment + timedelta(milliseconds=item.ttl_ms)
+                _remember(batch, item, facts, moment, expiries[item.ttl_ms])
 
 
-def _add_transaction(
-    batch: Batch,
-    entry: Entry,
-    item: TransactionItem,
-    metadata: str,
-    moment: datetime,
-) -> None:
-    _step(batch, item, moment)
-    batch.transactions.append(
-        TransactionRow(
-            id=item.transaction_id,
-            user_id=item.user_id,
-            sequence=item.sequence,
-            kind=item.kind,
-            action=item.action,
-            amount=item.delta,
-            balance_before=item.balance_after - item.delta,
-            balance_after=item.balance_after,
-            metadata=_ledger_metadata(item, metadata),
-            idempotency_key=item.key or None,
-            related_id=(item.extra or None) if item.kind == "refund" else None,
-            entry_epoch=entry.id.epoch,
-            entry_sequence=entry.id.sequence,
-            entry_item=item.index,
-            created_at=moment,
-        ),
+def _transaction(
+    entry_id: EntryId, item: TransactionItem, given: _Given, facts: str, moment: datetime
+) -> TransactionRow:
+    return TransactionRow(
+        item.transaction_id,
+        item.user_id,
+        item.sequence,
+        item.kind,
+        item.action,
+        item.delta,
+        item.balance_after - item.delta,
+        item.balance_after,
+        _ledger_metadata(item, given, facts),
+        item.key or None,
+        (item.extra or None) if item.kind == "refund" else None,
+        entry_id[0],
+        entry_id[1],
+        item.index,
+        moment,
     )
-    facts = _facts(item)
-    if item.audited:
-        verb = item.tier.verb if item.tier else item.kind
-        audit = merged(metadata, json_object(_audit_facts(item, facts)))
-        batch.audit.append(
-            AuditRow(item.user_id, verb, "success", audit, None, None, item.transaction_id, moment),
-        )
-    if item.key:
-        _remember(batch, item, facts, moment)
+
+
+def _success(item: TransactionItem, given: _Given, facts: str, moment: datetime) -> AuditRow:
+    return AuditRow(
+        item.user_id,
+        item.tier.verb if item.tier else item.kind,
+        "success",
+        _audit_metadata(item, given, facts),
+        None,
+        None,
+        item.transaction_id,
+        moment,
+    )
 
 
 def _step(batch: Batch, item: TransactionItem, moment: datetime) -> None:
@@ -237,88 +280,119 @@ def _step(batch: Batch, item: TransactionItem, moment: datetime) -> None:
 
 
 def _remember(
-    batch: Batch,
-    item: TransactionItem,
-    facts: Mapping[str, Any],
-    moment: datetime,
+    batch: Batch, item: TransactionItem, facts: str, moment: datetime, expires_at: datetime
 ) -> None:
     """The record of a key; within a batch the first one stands, unless it had expired."""
     place = (item.user_id, item.key)
     earlier = batch.records.get(place)
-    if earlier is not None and earlier.expires_at >= moment:
+    if earlier is not None and earlier[-1] >= moment:
         return
-    batch.records[place] = IdempotencyRow(
-        user_id=item.user_id,
-        key=item.key,
-        fingerprint=item.fingerprint,
-        transaction_id=item.transaction_id,
-        result=json_object({"success": True, "transactionId": item.transaction_id, **facts}),
-        created_at=moment,
-        expires_at=moment + timedelta(milliseconds=item.ttl_ms),
+    transaction = quoted_text(item.transaction_id)
+    batch.records[place] = (
+        item.user_id,
+        item.key,
+        item.fingerprint,
+        item.transaction_id,
+        f'{{"success":true,"transactionId":{transaction},{facts}}}',
+        moment,
+        expires_at,
     )
 
 
 # --- metadata ------------------------------------------------------------------------------------
+#
+# Written as text, member by member: every decision has three documents of a fixed shape, and an
+# encoder would cost more than all the rest of its way.
 
 
-def _facts(item: TransactionItem) -> dict[str, Any]:
-    """The numbers of a transaction, under the reference's names."""
-    before, after = _number(item.balance_after - item.delta), _number(item.balance_after)
+class _Given(NamedTuple):
+    """The caller's metadata as it came, and the names of its members."""
+
+    text: str
+    names: Collection[str]
+
+    def under(self, facts: str, names: frozenset[str]) -> str:
+        """An object of the caller's members with our facts over them, which have these names."""
+        if not self.names:
+            return f"{{{facts}}}"
+        if names.isdisjoint(self.names):
+            return f"{{{self.text.strip()[1:-1]},{facts}}}"
+        return merged(self.text, JsonText(f"{{{facts}}}"))
+
+
+_NOTHING_GIVEN: Final = _Given("", ())
+_BALANCES: Final = frozenset({"balanceBefore", "balanceAfter"})
+_TIERS: Final = frozenset({"oldTier", "newTier", "oldCredits", "newCredits", "creditsDelta"})
+_EXPIRY: Final = frozenset({"clearExpiration", "membershipExpiresAt"})
+_NAMES: Final[dict[str, frozenset[str]]] = {
+    "charge": _BALANCES | {"cost"},
+    "grant": _BALANCES | {"amount"},
+    "refund": _BALANCES | {"amount"},
+    "tier": _TIERS | _EXPIRY,
+}
+_DYNAMIC: Final = frozenset({"dynamicCost"})
+_AUDIT_NAMES: Final = {
+    kind: names | {"operation", "transactionId"} for kind, names in _NAMES.items()
+}
+
+
+def _facts(item: TransactionItem) -> str:
+    """The numbers of a transaction, as members under the reference's names."""
+    before, after = json_number(item.balance_after - item.delta), json_number(item.balance_after)
     if item.tier is not None:
-        return {
-            "oldTier": item.tier.old_tier or None,
-            "newTier": item.tier.new_tier,
-            "oldCredits": before,
-            "newCredits": after,
-            "creditsDelta": _number(item.delta),
-        }
-    amount = (
-        {"cost": _number(-item.delta)} if item.kind == "charge" else {"amount": _number(item.delta)}
-    )
-    return {**amount, "balanceBefore": before, "balanceAfter": after}
-
-
-def _audit_facts(item: TransactionItem, facts: Mapping[str, Any]) -> dict[str, Any]:
-    if item.tier is not None:
-        return {**facts, **_expiry_facts(item), "transactionId": item.transaction_id}
-    return {"operation": item.action, **facts, "transactionId": item.transaction_id}
-
-
-def _ledger_metadata(item: TransactionItem, metadata: str) -> str:
-    if item.tier is not None:
-        return merged(metadata, json_object({**_facts(item), **_expiry_facts(item)}))
-    if item.formula:
-        dynamic = json_object(
-            {
-                "formula": item.formula,
-                "variables": JsonText(item.extra or "{}"),
-                "rawCost": JsonText(item.raw_cost),
-                "finalCost": _number(-item.delta),
-            },
+        old = quoted_text(item.tier.old_tier) if item.tier.old_tier else "null"
+        return (
+            f'"oldTier":{old},"newTier":{quoted_text(item.tier.new_tier)},"oldCredits":{before}'
+            f',"newCredits":{after},"creditsDelta":{json_number(item.delta)}'
         )
-        return merged(metadata, json_object({"dynamicCost": dynamic}))
-    return metadata or "{}"
+    if item.kind == "charge":
+        amount = f'"cost":{json_number(-item.delta)}'
+    else:
+        amount = f'"amount":{json_number(item.delta)}'
+    return f'{amount},"balanceBefore":{before},"balanceAfter":{after}'
 
 
-def _expiry_facts(item: TransactionItem) -> dict[str, Any]:
+def _audit_metadata(item: TransactionItem, given: _Given, facts: str) -> str:
+    transaction = f'"transactionId":{quoted_text(item.transaction_id)}'
+    if item.tier is not None:
+        facts = f"{facts}{_expiry_fact(item)},{transaction}"
+    else:
+        facts = f'"operation":{quoted_text(item.action)},{facts},{transaction}'
+    return given.under(facts, _AUDIT_NAMES[item.kind])
+
+
+def _ledger_metadata(item: TransactionItem, given: _Given, facts: str) -> str:
+    if item.tier is not None:
+        return given.under(facts + _expiry_fact(item), _NAMES[item.kind])
+    if item.formula:
+        dynamic = (
+            f'{{"formula":{quoted_text(item.formula)},"variables":{item.extra or "{}"}'
+            f',"rawCost":{item.raw_cost},"finalCost":{json_number(-item.delta)}}}'
+        )
+        return given.under(f'"dynamicCost":{dynamic}', _DYNAMIC)
+    return given.text or "{}"
+
+
+def _expiry_fact(item: TransactionItem) -> str:
     """What was asked of the expiry: an upgrade or renewal names it, a downgrade may clear it."""
     tier = item.tier
     if tier is None or (tier.verb != "downgradeTier" and tier.expiry == "keep"):
-        return {}
+        return ""
     if tier.verb == "downgradeTier":
-        return {"clearExpiration": item.extra == "1"}
-    moment = None if tier.expires_ms is None else iso(from_ms(tier.expires_ms))
-    return {"membershipExpiresAt": moment}
+        return f',"clearExpiration":{"true" if item.extra == "1" else "false"}'
+    if tier.expires_ms is None:
+        return ',"membershipExpiresAt":null'
+    return f',"membershipExpiresAt":{quoted_text(iso(from_ms(tier.expires_ms)))}'
 
 
-def _failure(item: RefusedItem, metadata: str, moment: datetime) -> AuditRow:
+def _failure(item: RefusedItem, given: _Given, moment: datetime) -> AuditRow:
     code, message = code_and_message(item.refusal)
     facts = json_object(_failure_facts(item, message))
     return AuditRow(
         user_id=item.refusal.user_id,
         action=item.verb,
         status="failed",
-        metadata=merged(metadata, facts),
+        metadata=merged(given.text, facts),
         error_code=code,
         error_message=message,
         transaction_id=None,
@@ -355,17 +429,12 @@ def _number(micros: int) -> JsonText:
 # --- what cannot be read -------------------------------------------------------------------------
 
 
-def _readable(
-    batch: Batch,
-    entry: Entry,
-    item: TransactionItem | RefusedItem,
-    moment: datetime,
-) -> str:
-    """The metadata as text; one that no database takes is set aside, and the amount booked."""
+def _given(batch: Batch, entry: Entry, item: Item, moment: datetime) -> _Given:
+    """The metadata; one that no database takes is set aside, and the amount booked."""
     if not item.metadata:
-        return ""
+        return _NOTHING_GIVEN
     try:
-        return _json_object_text(item.metadata)
+        return _json_object(item.metadata)
     except (ValueError, RecursionError) as error:
         batch.dead_letters.append(
             DeadLetterRow(
@@ -378,25 +447,38 @@ def _readable(
                 created_at=moment,
             ),
         )
-        return ""
+        return _NOTHING_GIVEN
 
 
-def _json_object_text(raw: bytes) -> str:
-    """The text, where it is a JSON object that every database takes.
+def _json_object(raw: bytes) -> _Given:
+    """The object, where it is one that every database takes.
 
     Raises:
         ValueError: It is not: no UTF-8, no JSON, no object, NUL, a lone surrogate, NaN or infinity.
     """
     text = raw.decode()
-    value = json.loads(text, parse_constant=_no_constant)
+    value, end = _DECODER.raw_decode(text) if text.startswith("{") else (None, 0)
+    if end != len(text):  # blanks around it, or what is no object: the slower way tells
+        value = _DECODER.decode(text)
     if not isinstance(value, dict):
         raise ValueError("it is not an object")  # noqa: TRY004  # a ValueError like the others
-    if _NUL_ESCAPE.search(text) or "\0" in text:
-        raise ValueError("it contains NUL")
-    if "\\u" in text or "e" in text or "E" in text:
-        quoted(value).encode()
-    return text
+    members = cast("dict[str, Any]", value)
+    if "\0" in text or "\\u" in text:
+        if _NUL_ESCAPE.search(text) or "\0" in text:
+            raise ValueError("it contains NUL")
+        quoted(members).encode()  # a lone surrogate is no UTF-8
+    return _Given(text, members.keys())
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number:.40} is beyond every number")
+    return value
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)

@@ -7,6 +7,7 @@ wait for them to end. What it could not finish is found again by the position in
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -115,6 +116,7 @@ async def serve_until_signalled(
 
     for number in signals:
         loop.add_signal_handler(number, told)
+    gc.freeze()  # what is loaded by now stays, and need not be looked through for garbage
     try:
         return await serve(endpoint, database, config, stop, report_ms=report_ms)
     finally:

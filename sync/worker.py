@@ -4,6 +4,10 @@ A step reads what is new in every partition it owns, verifies that it continues 
 writes all of it in one commit; then the journals are trimmed. Killed anywhere in between, it has
 either written and will find so by the position, or has not and will read the same again.
 
+While it is behind, the next batch is read and made ready as the one before is being written: one, never
+more, so that two are in memory. It is written only if it still follows what is recorded by then, in a
+partition that is still ours; else it is thrown away and read again.
+
 A partition whose journal cannot be carried is set aside with its reason and stays in the log: its
 charges go on, its journal grows, and nothing of it is skipped.
 """
@@ -14,13 +18,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from credits_fast.admission import Admission
-from credits_fast.entries import Entry, MalformedEntryError
+from credits_fast.entries import MalformedEntryError, decode
 from credits_fast.errors import (
     IncompatibleFormatError,
     PartitionFencedError,
@@ -30,10 +34,11 @@ from credits_fast.errors import (
 from credits_fast.ids import operation_id
 from credits_fast.keys import FORMAT
 from credits_fast.routing import router_to
-from credits_fast.sync.journal import ForkedError, Journal, Look, after
+from credits_fast.sync.journal import ForkedError, Journal, Look, RawEntry, after
 from credits_fast.sync.lease import Claim, Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
-from credits_fast.sync.rows import Batch, ChainBrokenError, batch_of
+from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, shares
+from credits_fast.sync.rows import Batch, ChainBrokenError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -46,8 +51,8 @@ __all__ = ["SyncWorker"]
 
 _log = logging.getLogger(__name__)
 
-_ENTRY_ITEMS_MAX: Final = 128
-"""Items of an entry at most, as the dispatcher batches them: the first guess before any was seen."""
+_SLICE_ITEMS: Final = 100
+"""Decisions that are decoded before others on the event loop have their turn: a millisecond or two."""
 _BACKOFF_MAX_S: Final = 5.0
 _LEASE_RENEWALS: Final = 3
 _UNCARRIABLE: Final = (
@@ -63,7 +68,7 @@ class _Owned:
     """A partition this worker carries."""
 
     claim: Claim
-    items_per_entry: float = _ENTRY_ITEMS_MAX
+    pace: Pace
     synced: deque[tuple[float, str]] = field(default_factory=deque[tuple[float, str]])
     set_aside: str = ""
 
@@ -109,6 +114,7 @@ class SyncWorker:
         self._leases = Leases(database, self.id, config.lease_ms)
         self._admission = Admission(partitions, database, self._router)
         self._owned: dict[int, _Owned] = {}
+        self._ahead: list[Batch] = []
         self._renew_at = 0.0
         self._clean_at = 0.0
 
@@ -137,12 +143,8 @@ class SyncWorker:
         Raises:
             UnavailableError: Redis or the database cannot be reached; nothing is lost by it.
         """
-        await self._keep_leases()
-        batches = await self._read()
-        written = await self._write(batches)
-        await self._trim(written)
-        await self._clean()
-        return sum(batch.items for batch in written)
+        self._ahead = []
+        return await self._carry(reads_ahead=False)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Carry until told to stop; the step under way is finished. `close` releases the leases.
@@ -152,7 +154,7 @@ class SyncWorker:
         pause = 0.0
         while not stop.is_set():
             try:
-                carried = await self.step()
+                carried = await self._carry()
             except UnavailableError as error:
                 pause = min(max(2 * pause, 0.05), _BACKOFF_MAX_S)
                 _log.warning("the worker waits %.2f s: %s", pause, error)
@@ -161,11 +163,16 @@ class SyncWorker:
                 pause = 0.0 if carried else self._config.poll_ms / 1_000
             if pause:
                 await _wait(stop, pause)
+        self._ahead = []
 
     async def drain(self) -> int:
-        """How many decisions were carried until a step found nothing new."""
+        """How many decisions were carried until nothing new was found.
+
+        Raises:
+            UnavailableError: Redis or the database cannot be reached; nothing is lost by it.
+        """
         total = 0
-        while carried := await self.step():
+        while carried := await self._carry():
             total += carried
         return total
 
@@ -176,9 +183,51 @@ class SyncWorker:
         except UnavailableError as error:
             _log.warning("the leases could not be released and end by themselves: %s", error)
         self._owned.clear()
+        self._ahead = []
         await self._router.close()
 
     # --- the parts of a step --------------------------------------------------------------------
+
+    async def _carry(self, *, reads_ahead: bool = True) -> int:
+        """How many decisions were carried; while behind, the next ones are read meanwhile."""
+        await self._keep_leases()
+        batches = self._still_following(self._ahead) or await self._read()
+        self._ahead = []
+        if reads_ahead and self._is_behind():
+            written, self._ahead = await self._write_and_read(batches)
+        else:
+            written = await self._write(batches)
+        await self._trim(written)
+        await self._clean()
+        return sum(batch.items for batch in written)
+
+    async def _write_and_read(self, batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+        """What was written, and what was read meanwhile.
+
+        An error of the writer ends the reader. One of the reader is raised after the batches were
+        written.
+        """
+        reading = asyncio.create_task(self._read(batches), name="credits-fast reading ahead")
+        try:
+            written = await self._write(batches)
+            return written, await reading
+        finally:
+            if not reading.done():
+                reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    def _is_behind(self) -> bool:
+        return any(owned.pace.is_behind for owned in self._owned.values() if not owned.set_aside)
+
+    def _still_following(self, ahead: Sequence[Batch]) -> list[Batch]:
+        """Of what was read ahead, what follows what is recorded now, in partitions still ours."""
+        return [
+            batch
+            for batch in ahead
+            if (owned := self._owned.get(batch.partition)) is not None
+            and not owned.set_aside
+            and (owned.claim.last_id, owned.claim.last_stamp) == batch.follows
+        ]
 
     async def _keep_leases(self) -> None:
         if time.monotonic() < self._renew_at:
@@ -188,30 +237,63 @@ class SyncWorker:
             _log.info("partition %d is carried by another worker now", lost)
         self._owned = {number: self._owned[number] for number in still}
         for claim in claims:
-            self._owned[claim.partition] = _Owned(claim)
+            self._owned[claim.partition] = _Owned(claim, Pace(self._config.batch_max))
         self._renew_at = time.monotonic() + self._config.lease_ms / 1_000 / _LEASE_RENEWALS
 
-    async def _read(self) -> list[Batch]:
-        looks = [
-            Look(number, owned.claim.last_id, owned.claim.last_stamp, self._count(owned))
-            for number, owned in sorted(self._owned.items())
-            if not owned.set_aside
-        ]
+    async def _read(self, under_way: Sequence[Batch] = ()) -> list[Batch]:
+        """A batch of every partition that has something new, after what is being written."""
+        looks = self._looks({batch.partition: batch.ends for batch in under_way})
         found = await self._journal.read(looks) if looks else []
         batches: list[Batch] = []
         for look, raw in zip(looks, found, strict=True):
-            if raw is None:
-                continue  # its node is away; the others are not
+            if raw is None or look.partition not in self._owned:
+                continue  # its node is away, or it was lost meanwhile; the others are not
             try:
-                entries = after(look, raw)
-                if entries:
-                    self._learn(look.partition, entries)
-                    batches.append(batch_of(look.partition, entries))
+                batch = await self._batch(look, after(look, raw))
             except IncompatibleFormatError as error:
                 self._set_aside(look.partition, await self._told_by_whom(look.partition, error))
             except _UNCARRIABLE as error:
                 self._set_aside(look.partition, error)
+            else:
+                if batch.entries:
+                    batches.append(batch)
         return batches
+
+    def _looks(self, ends: Mapping[int, tuple[str, str]]) -> list[Look]:
+        """Where to look: after what is recorded, or will be; and for how much."""
+        ours = [pair for pair in sorted(self._owned.items()) if not pair[1].set_aside]
+        granted = shares([owned.pace.items for _, owned in ours], COMMIT_ITEMS_MAX)
+        return [
+            Look(
+                number,
+                *ends.get(number, (owned.claim.last_id, owned.claim.last_stamp)),
+                owned.pace.entries(items),
+                items,
+            )
+            for (number, owned), items in zip(ours, granted, strict=True)
+        ]
+
+    async def _batch(self, look: Look, entries: Sequence[RawEntry]) -> Batch:
+        """As many of the entries as belong in a batch, ready to be written; others have their turn."""
+        batch = Batch(look.partition, (look.last_id, look.last_stamp))
+        in_slice = 0
+        for entry_id, fields in entries:
+            entry = decode(entry_id, fields)
+            is_full = batch.items + len(entry.items) > look.items_max
+            if batch.entries and (is_full or batch.bytes > look.items_max * ITEM_BYTES_MAX):
+                break
+            batch.add(entry)
+            in_slice += len(entry.items)
+            if in_slice >= _SLICE_ITEMS:
+                in_slice = 0
+                self._ledger.encode(batch)
+                await asyncio.sleep(0)
+        more_waits = len(entries) >= look.entries_max or batch.entries < len(entries)
+        if (owned := self._owned.get(look.partition)) is not None:
+            owned.pace.learn(batch, more_waits=more_waits)
+        self._ledger.complete(batch)
+        await asyncio.sleep(0)
+        return batch
 
     async def _write(self, batches: Sequence[Batch]) -> list[Batch]:
         """The batches that were written: all in one commit, or each alone where that fails."""
@@ -227,22 +309,27 @@ class SyncWorker:
             return []
         for batch in batches:
             owned = self._owned[batch.partition]
-            owned.synced.append((time.monotonic(), batch.last_id))
-            owned.claim.last_id, owned.claim.last_stamp = batch.last_id, batch.last_stamp
+            owned.claim.last_id, owned.claim.last_stamp = batch.ends
+            owned.synced.append((time.monotonic(), owned.claim.last_id))
             self.carried += batch.items
         return [*batches]
 
     async def _trim(self, written: Sequence[Batch]) -> None:
         """Drop what the ledger has had for long enough; a closed partition is opened on the way."""
-        for batch in written:
-            keep = self._keep_from(self._owned[batch.partition])
-            try:
-                if not await self._journal.trim(batch, keep):
-                    await self._admission.open(self._partitions[batch.partition])
-            except RedisUnavailableError as error:
-                _log.debug("partition %d is trimmed another time: %s", batch.partition, error)
-            except PartitionFencedError as error:
-                self._set_aside(batch.partition, error)
+        trimmed = await asyncio.gather(*map(self._trim_one, written), return_exceptions=True)
+        for outcome in trimmed:
+            if outcome is not None:
+                raise outcome
+
+    async def _trim_one(self, batch: Batch) -> None:
+        keep = self._keep_from(self._owned[batch.partition])
+        try:
+            if not await self._journal.trim(batch, keep):
+                await self._admission.open(self._partitions[batch.partition])
+        except RedisUnavailableError as error:
+            _log.debug("partition %d is trimmed another time: %s", batch.partition, error)
+        except PartitionFencedError as error:
+            self._set_aside(batch.partition, error)
 
     async def _clean(self) -> None:
         if time.monotonic() < self._clean_at or 0 not in self._owned:
@@ -251,14 +338,6 @@ class SyncWorker:
         self._clean_at = time.monotonic() + self._config.cleanup_ms / 1_000
 
     # --- details --------------------------------------------------------------------------------
-
-    def _count(self, owned: _Owned) -> int:
-        """Entries to read so that a batch has about as many items as configured."""
-        return max(1, int(self._config.batch_max / owned.items_per_entry))
-
-    def _learn(self, partition: int, entries: Sequence[Entry]) -> None:
-        items = sum(len(entry.items) for entry in entries)
-        self._owned[partition].items_per_entry = max(1.0, items / len(entries))
 
     def _keep_from(self, owned: _Owned) -> str:
         """The newest entry that has been recorded for longer than entries are retained."""
@@ -293,6 +372,8 @@ class SyncWorker:
 
     def _set_aside(self, partition: int, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
+        if partition not in self._owned:  # lost meanwhile: whoever has it now finds out as well
+            return
         self._owned[partition].set_aside = reason
         _log.error("partition %d is set aside, its journal waits: %s", partition, reason)
 

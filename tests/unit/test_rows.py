@@ -76,7 +76,7 @@ def test_a_charge_becomes_a_transaction_an_audit_row_a_record_and_a_step() -> No
         "transactionId": "t1",
     } == json.loads(audit.metadata)
     record = made.records["ada", "k"]
-    assert MOMENT + timedelta(minutes=1) == record.expires_at
+    assert MOMENT + timedelta(minutes=1) == record[-1]
     step = made.accounts["ada"]
     assert (3, 100_000_000, 3, 86_540_000) == (
         step.first_sequence,
@@ -151,10 +151,10 @@ def test_a_key_used_twice_in_a_batch_keeps_its_first_record_unless_that_had_expi
         Entry(EntryId((1, 0)), TIME_US, (CHARGE,), (b"v", b"1")),
         Entry(EntryId((1, 1)), TIME_US + 60_000_000, (later,), (b"v", b"1")),
     ]
-    assert "t1" == batch_of(5, entries).records["ada", "k"].transaction_id
+    assert "t1" == batch_of(5, entries).records["ada", "k"][3]
 
     entries[1] = replace(entries[1], time_us=TIME_US + 60_001_000)
-    assert "t2" == batch_of(5, entries).records["ada", "k"].transaction_id
+    assert "t2" == batch_of(5, entries).records["ada", "k"][3]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""The statements of a commit on SQLite: one prepared statement a table, executed for row after row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from credits_fast.sync import parameters
+from credits_fast.sync.parameters import Parameters, decimal_text, moment_text
+from credits_fast.sync.rows import COLUMNS
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from credits_fast.sync.lease import Claim
+    from credits_fast.sync.rows import AccountStep, Batch
+
+__all__ = ["ENCODERS", "change_tiers", "insert", "move_partitions", "move_users", "remember"]
+
+ENCODERS: Final = parameters.ENCODERS
+
+
+def _insert_into(table: str, columns: Sequence[str]) -> str:
+    names = ", ".join(f'"{column}"' for column in columns)
+    places = ", ".join("?" * len(columns))
+    return f'INSERT INTO "{table}" ({names}) VALUES ({places})'  # noqa: S608  # names of our own
+
+
+_INSERT: Final = {table: _insert_into(table, columns) for table, columns in COLUMNS.items()}
+_MOVE_PARTITION: Final = """
+    UPDATE sync_partitions
+       SET last_id = ?, last_stamp = ?, updated_at = CURRENT_TIMESTAMP
+     WHERE partition = ? AND fence = ? AND last_id = ?
+"""
+_MOVE_USER: Final = """
+    UPDATE users
+       SET credits = ?, sequence = ?, updated_at = ?
+     WHERE id = ? AND sequence = ? AND credits = ?
+"""
+_CHANGE_TIER: Final = """
+    UPDATE users SET membership_tier = ?, membership_expires_at = ? WHERE id = ?
+"""
+_REMEMBER: Final = (
+    _INSERT["idempotency_records"]
+    + """
+    ON CONFLICT (user_id, key) DO UPDATE
+       SET fingerprint = excluded.fingerprint,
+           transaction_id = excluded.transaction_id,
+           result = excluded.result,
+           created_at = excluded.created_at,
+           expires_at = excluded.expires_at
+     WHERE idempotency_records.expires_at < excluded.created_at
+"""
+)
+
+
+async def move_partitions(connection: AsyncConnection, work: Sequence[tuple[Claim, Batch]]) -> int:
+    """How many partitions were where their claim says; they are where their batch ends now."""
+    values = [(*batch.ends, claim.partition, claim.fence, claim.last_id) for claim, batch in work]
+    return (await connection.exec_driver_sql(_MOVE_PARTITION, values)).rowcount
+
+
+async def move_users(connection: AsyncConnection, steps: Mapping[str, AccountStep]) -> int:
+    """How many users were where their step begins; they are where it ends now."""
+    values = [
+        (
+            decimal_text(step.balance),
+            step.sequence,
+            moment_text(step.updated_at),
+            user,
+            step.first_sequence - 1,
+            decimal_text(step.balance_before),
+        )
+        for user, step in steps.items()
+    ]
+    return (await connection.exec_driver_sql(_MOVE_USER, values)).rowcount
+
+
+async def change_tiers(connection: AsyncConnection, steps: Mapping[str, AccountStep]) -> None:
+    """Write the memberships of users whose tier has changed."""
+    values = [
+        (step.tier, None if step.expires_at is None else moment_text(step.expires_at), user)
+        for user, step in steps.items()
+    ]
+    await connection.exec_driver_sql(_CHANGE_TIER, values)
+
+
+async def insert(connection: AsyncConnection, table: str, pieces: Iterable[Parameters]) -> None:
+    """Insert the rows of several batches."""
+    await connection.exec_driver_sql(_INSERT[table], [*chain.from_iterable(pieces)])
+
+
+async def remember(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
+    """How many records of keys were written: an expired one gives way, one that holds stays."""
+    table = "idempotency_records"
+    pieces = [piece for batch in batches for piece in batch.encoded.get(table, ())]
+    rows = [*chain.from_iterable(pieces)]
+    return (await connection.exec_driver_sql(_REMEMBER, rows)).rowcount
