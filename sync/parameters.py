@@ -37,6 +37,7 @@ def moment_text(moment: datetime) -> str:
     """A moment in UTC as SQLite stores it.
 
     Example:
+        >>> from datetime import UTC
         >>> moment_text(datetime(2026, 1, 15, 12, tzinfo=UTC))
         '2026-01-15 12:00:00.000000'
     """

@@ -161,7 +161,10 @@ def test_every_public_method_says_what_it_gives_takes_and_raises(name: str, meth
         assert all(re.search(rf"^    {one}: ", described, re.MULTILINE) for one in parameters), name
 
 
-DOCTESTED = ["amounts", "exact", "formula", "ids", "json_text", "sync.bulk", "testing"]
+DOCTESTED = [
+    *("amounts", "exact", "formula", "ids", "json_text"),
+    *("sync.pace", "sync.parameters", "testing"),
+]
 
 
 @pytest.mark.parametrize("name", DOCTESTED)
