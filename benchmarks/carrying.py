@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select
@@ -65,7 +64,7 @@ async def carry(
     gauge = LagGauge(stage.engine, stage.database, pause_s=_GAUGE_S)
     before = await _cpu(stage, worker)
     begun = time.monotonic()
-    async with _measuring(gauge):
+    async with gauge.measuring():
         answered = await closed_loop(product.ask, requests, callers)
         drained_from = time.monotonic()
         await _until(worker, lambda: _is_recorded(stage))
@@ -80,17 +79,6 @@ async def carry(
         [(sample.at - begun, sample.ms) for sample in gauge.samples],
         _between(before, after)._replace(client=answered.cpu_s),
     )
-
-
-@asynccontextmanager
-async def _measuring(gauge: LagGauge) -> AsyncGenerator[None, None]:
-    task = asyncio.create_task(gauge.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    await gauge.finish()
 
 
 async def _until(worker: ServerProcess, is_so: Callable[[], Awaitable[bool]]) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from credits_fast.keys import PartitionKeys, Partitions
     from credits_fast.routing import Router
 
-__all__ = ["BalanceSheet", "RedisComparison", "balance_sheet", "compare_redis", "redis_differs"]
+__all__ = ["BalanceSheet", "RedisComparison", "balance_sheet", "compare_redis"]
 
 _LOOKS_AT_ONCE: Final = 1_000
 
@@ -108,15 +108,6 @@ async def balance_sheet(database: AsyncEngine) -> BalanceSheet:
         differing=wrong,
         drift=to_credits(sum(abs(_drift(row)) for row in rows)),
     )
-
-
-async def redis_differs(
-    database: AsyncEngine,
-    router: Router,
-    partitions: Partitions,
-) -> dict[str, str]:
-    """The users of `compare_redis` that differ, and how."""
-    return (await compare_redis(database, router, partitions)).differing
 
 
 async def compare_redis(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast.recording import journal_ends, positions
@@ -44,7 +45,7 @@ class _Note(NamedTuple):
 
 
 class LagGauge:
-    """Measures the lag while it is left running.
+    """Measures the lag of what goes on inside `measuring`.
 
     Attributes:
         samples: What was measured.
@@ -76,16 +77,22 @@ class LagGauge:
             return (time.monotonic() - self._open[0].at) * 1_000
         return self.samples[-1].ms if self.samples else 0.0
 
-    async def run(self) -> None:
-        """Measure for ever; to be cancelled."""
+    @asynccontextmanager
+    async def measuring(self) -> AsyncGenerator[None, None]:
+        """Measure beside the work inside, which ends when everything is recorded."""
+        task = asyncio.create_task(self._measure())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._settle()
+
+    async def _measure(self) -> None:
         while True:
             await self._note()
             await self._settle()
             await asyncio.sleep(self._pause_s)
-
-    async def finish(self) -> None:
-        """Settle what is open, once everything is recorded."""
-        await self._settle()
 
     async def _note(self) -> None:
         at = time.monotonic()

@@ -30,7 +30,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import select
 
-from credits_fast.balance_sheet import balance_sheet, redis_differs, shown
+from credits_fast.balance_sheet import balance_sheet, compare_redis, shown
 from credits_fast.database import connect, reading
 from credits_fast.engine import Configuration, CreditsEngine
 from credits_fast.records import audit_entry_of, transaction_of
@@ -125,9 +125,9 @@ class CreditsKit:
         sheet = await balance_sheet(self.database)
         if not sheet.conserves:
             raise AssertionError(f"the ledger does not conserve credits: {shown(sheet.differing)}")
-        differing = await redis_differs(self.database, self.engine.router, self.engine.partitions)
-        if differing:
-            raise AssertionError(f"Redis and the ledger differ: {shown(differing)}")
+        redis = await compare_redis(self.database, self.engine.router, self.engine.partitions)
+        if redis.differing:
+            raise AssertionError(f"Redis and the ledger differ: {shown(redis.differing)}")
 
 
 @asynccontextmanager

@@ -307,13 +307,9 @@ def charged(reply: bytes, operation: Operation, quote: Quote) -> ChargeResult:
         CreditsError: The refusal the script decided.
     """
     status, *fields = reply.split(b"\0")
-    if status == b"ok":
-        cost, after = fields
-        transaction_id, replayed = operation.operation_id, False
-    elif status == b"unpriced":
+    if status == b"unpriced":
         raise _price_error(quote, fields)
-    else:
-        transaction_id, replayed, (cost, after) = _outcome(status, fields, operation)
+    transaction_id, replayed, (cost, after) = _outcome(status, fields, operation)
     taken, left = int(cost), int(after)
     before, price = to_credits(left + taken), _price(taken)
     return ChargeResult(transaction_id, price, before, to_credits(left), replayed)

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from credits_fast import ConfigurationError, CreditsEngine
-from credits_fast.balance_sheet import balance_sheet, redis_differs
+from credits_fast.balance_sheet import balance_sheet, compare_redis
 from credits_fast.embedded import EmbeddedEngine
 from tests.integration.conftest import CONFIG
 
@@ -28,7 +28,8 @@ async def test_data_is_found_again_when_opened_a_second_time(tmp_path: Path) -> 
             await credits.wait_recorded()
             assert 2 + opened == len(await credits.get_history("ada"))
             assert 80 - opened == await credits.query_balance("ada")
-            assert {} == await redis_differs(credits._database, credits.router, credits.partitions)
+            redis = await compare_redis(credits._database, credits.router, credits.partitions)
+            assert {} == redis.differing
 
 
 async def test_closing_records_what_was_not_recorded_yet(tmp_path: Path) -> None:

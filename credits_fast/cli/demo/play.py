@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -76,7 +73,7 @@ async def _watched(run: Run, gauge: LagGauge, scenario: Scenario, stage: Stage) 
             await run.create_people()
         async with (
             watching(screen_, lambda: Sight("steps", run.meter.steps, steps, _pace(run, gauge))),
-            _measuring(gauge),
+            gauge.measuring(),
         ):
             await run.perform()
             is_recorded = await _recorded(stage)
@@ -96,18 +93,6 @@ async def _recorded(stage: Stage) -> bool:
         notice(f"warning: {printable(error.message)}")
         return False
     return True
-
-
-@asynccontextmanager
-async def _measuring(gauge: LagGauge) -> AsyncGenerator[None, None]:
-    """Measure the lag of the work inside."""
-    task = asyncio.create_task(gauge.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    await gauge.finish()
 
 
 def _pace(run: Run, gauge: LagGauge) -> str:
