@@ -13,7 +13,6 @@ from credits_fast import wire
 from credits_fast.amounts import MICROS_PER_CREDIT
 from credits_fast.benchmarks.users import load_users
 from credits_fast.benchmarks.workload import CHARGED, OPENING, PRICE, Request, user_name
-from credits_fast.dispatch import GRACE_MS
 from credits_fast.keys import Partitions
 from credits_fast.lane import Endpoint, Lane
 from credits_fast.operations import Operations
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Bare"]
 
-_SERVERS_TIME: Final = b""
 _CREATED: Final = (b"created", b"opened")
 
 
@@ -63,7 +61,8 @@ class Bare:
         for number in range(len(self.partitions)):
             partition = self.partitions[number]
             facts = (b"1", b"%d" % len(self.partitions), __version__.encode(), b"1")
-            reply = await self.lane.run_script("open", (partition.meta, partition.journal), facts)
+            keys = (partition.gate, partition.meta, partition.journal)
+            reply = await self.lane.run_script("open", keys, facts)
             if reply not in _CREATED:
                 raise RuntimeError(f"partition {number} does not open: {reply!r}")
         await load_users(self.lane, self.partitions, range(1, users + 1))
@@ -80,9 +79,9 @@ class Bare:
         has = 0
         for start in range(1, users + 1, 1_000):
             names = (user_name(n).encode() for n in range(start, min(start + 1_000, users + 1)))
-            looks = (pack((b"HGET", self.partitions.of(n).account(n), b"b")) for n in names)
+            looks = (pack((b"GET", self.partitions.of(n).account(n))) for n in names)
             replies: list[Any] = await self.lane.execute_all(*looks)
-            has += sum(map(int, replies))
+            has += sum(wire.held(reply).balance for reply in replies)
         return abs((users * OPENING - charges * PRICE) * MICROS_PER_CREDIT - has)
 
     async def close(self) -> None:
@@ -101,4 +100,4 @@ class Bare:
 
     def _request(self, calls: list[Call]) -> bytes:
         sha = self.lane.scripts["charge"].sha
-        return wire.request(sha, calls, _SERVERS_TIME, b"%d" % GRACE_MS)
+        return wire.request(sha, calls)

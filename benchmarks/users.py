@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.keys import Partitions
+    from credits_fast.keys import PartitionKeys, Partitions
     from credits_fast.lane import Lane
 
 __all__ = ["insert_users", "load_users"]
@@ -48,15 +48,15 @@ async def load_users(lane: Lane, partitions: Partitions, numbers: Iterable[int])
         accounts = waiting.setdefault(partition.number, [])
         accounts.append(partition.account(user))
         if len(accounts) == _AT_ONCE:
-            await _load(lane, partition.meta, waiting.pop(partition.number))
+            await _load(lane, partition, waiting.pop(partition.number))
     for number, accounts in waiting.items():
-        await _load(lane, partitions[number].meta, accounts)
+        await _load(lane, partitions[number], accounts)
 
 
-async def _load(lane: Lane, meta: bytes, accounts: list[bytes]) -> None:
-    generation = await lane.execute(b"HGET", meta, b"generation") or b"0"
+async def _load(lane: Lane, partition: PartitionKeys, accounts: list[bytes]) -> None:
+    generation = await lane.execute(b"HGET", partition.meta, b"generation") or b"0"
     arguments = (generation, *(_FRESH * len(accounts)))
-    replies = await lane.run_script("load", (meta, *accounts), arguments)
+    replies = await lane.run_script("load", (partition.gate, partition.meta, *accounts), arguments)
     wrong = {*replies} - {b"loaded", b"present"}
     if wrong:
         raise RuntimeError(f"users cannot be loaded: {wrong!r}")

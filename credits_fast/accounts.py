@@ -16,6 +16,7 @@ from credits_fast.errors import (
     CreditsError,
     PartitionFencedError,
     RedisUnavailableError,
+    ScriptFailedError,
     UserNotFoundError,
 )
 from credits_fast.wire import closed, to_ms
@@ -59,6 +60,7 @@ class Accounts:
             DatabaseUnavailableError: The database cannot be reached.
             RedisUnavailableError: The server cannot be reached.
             PartitionFencedError: The partition is not open.
+            ScriptFailedError: What Redis has at the account's key is not an account.
         """
         if self._is_unknown(user):
             raise UserNotFoundError(user.decode())
@@ -101,12 +103,16 @@ class Accounts:
             if row is None:
                 self._note_unknown(user)
                 raise UserNotFoundError(user.decode())
-            keys = (partition.meta, partition.account(user))
+            keys = (partition.gate, partition.meta, partition.account(user))
             (reply,) = await lane.run_script("load", keys, (generation, *_arguments(row)))
             status, *fields = reply.split(b"\0")
             error = closed(status, fields, partition.number)
             if error is not None:
                 raise error
+            if status == b"malformed":
+                raise ScriptFailedError(
+                    f"script load: what stands at the key of user {user.decode()!r} is not an account"
+                )
             if status != b"stale":
                 return
         raise RedisUnavailableError(

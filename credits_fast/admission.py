@@ -1,7 +1,7 @@
 """Opening partitions: a partition serves only where its journal was compared with the ledger.
 
 A server that was restarted, promoted, wiped or restored has another identity than the one in the
-partition's meta, and the scripts refuse (`FENCED`). Whoever meets that refusal compares: the ledger
+partition's gate, and the scripts refuse (`FENCED`). Whoever meets that refusal compares: the ledger
 names the last entry it has recorded, with a digest of it; where the journal still holds that very
 entry, nothing the ledger knows was lost, and the partition is opened for the new identity. Anybody may
 do this at any time: it reads, and one script opens or does nothing.
@@ -138,8 +138,8 @@ class Admission:
 
     async def _open_by(self, lane: Lane, partition: PartitionKeys, position: Position) -> bool:
         """Compared and opened on one lane: what one server holds says nothing about another."""
-        run = await lane.execute(b"HGET", partition.meta, b"run")
-        if run == lane.run.encode():
+        gate = await lane.execute(b"GET", partition.gate)
+        if gate is not None and gate.startswith(b"%b %b " % (FORMAT.encode(), lane.run.encode())):
             return True
         nothing_recorded = position.last_id == NOTHING_YET
         if not nothing_recorded and not await _holds(lane, partition, position):
@@ -148,7 +148,7 @@ class Admission:
             position = await self._first_epoch(partition)
         reply = await lane.run_script(
             "open",
-            (partition.meta, partition.journal),
+            (partition.gate, partition.meta, partition.journal),
             (
                 b"%d" % position.epoch,
                 b"%d" % len(self._partitions),

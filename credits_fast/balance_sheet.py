@@ -17,6 +17,7 @@ from credits_fast.amounts import to_credits
 from credits_fast.database import reading
 from credits_fast.resp import pack
 from credits_fast.sync.tables import audit_logs, micros_of, transactions, users
+from credits_fast.wire import held
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -132,14 +133,15 @@ async def compare_redis(
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
         rows = recorded[start : start + _LOOKS_AT_ONCE]
         replies = await router.replies([_look(partitions, row[0]) for row in rows])
-        for (user, balance, sequence), (held, held_sequence) in zip(rows, replies, strict=True):
-            if held is None:
+        for (user, balance, sequence), reply in zip(rows, replies, strict=True):
+            if reply is None:
                 continue
+            account = held(reply)
             compared += 1
-            drift += abs(int(held) - balance)
-            if (int(held), int(held_sequence)) != (balance, sequence):
+            drift += abs(account.balance - balance)
+            if (account.balance, account.sequence) != (balance, sequence):
                 differing[user] = (
-                    f"Redis has {to_credits(int(held))} at sequence {int(held_sequence)}, "
+                    f"Redis has {to_credits(account.balance)} at sequence {account.sequence}, "
                     f"the ledger {to_credits(balance)} at {sequence}"
                 )
     return RedisComparison(len(recorded), compared, differing, to_credits(drift))
@@ -207,7 +209,7 @@ def _problem(row: Any) -> str:
 def _look(partitions: Partitions, user_id: str) -> tuple[PartitionKeys, bytes]:
     user = user_id.encode()
     partition = partitions.of(user)
-    return partition, pack((b"HMGET", partition.account(user), b"b", b"s"))
+    return partition, pack((b"GET", partition.account(user)))
 
 
 def shown(differing: dict[str, str], most: int = 5) -> str:

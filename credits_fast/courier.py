@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from credits_fast import logs, wire
@@ -25,27 +24,15 @@ if TYPE_CHECKING:
     from credits_fast.config import RetryConfig
     from credits_fast.dispatch import Dispatcher
     from credits_fast.keys import PartitionKeys
-    from credits_fast.wire import Call, Operation
+    from credits_fast.wire import Call, HeldAccount, Operation
 
-__all__ = ["Account", "Courier"]
+__all__ = ["Courier"]
 
 _log = logging.getLogger(__name__)
 
 _DONE: Final = (b"ok\0", b"replayed\0")
 _CLOSED: Final = (b"fenced", b"unopened")
 _COLD_MAX: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """An account as Redis holds it, and the server's time of the look; amounts in micro-credits."""
-
-    balance: int
-    reserved: int
-    sequence: int
-    tier: str | None
-    expires_ms: int | None
-    now_ms: int
 
 
 class Courier:
@@ -103,8 +90,8 @@ class Courier:
             await self.note_refusal(operation, verb, "user_not_found", subject=subject, extra=extra)
             raise
 
-    async def account(self, partition: PartitionKeys, user: bytes) -> Account:
-        """The account as it is now; loaded where it was cold.
+    async def account(self, partition: PartitionKeys, user: bytes) -> tuple[HeldAccount, int]:
+        """The account as it is now, and what now is, in milliseconds; loaded where it was cold.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -142,7 +129,7 @@ class Courier:
             *(detail.encode() for detail in details),
         )
         try:
-            keys = (partition.meta, partition.journal)
+            keys = (partition.journal, partition.gate)
             arguments = (self._dispatcher.now_us(), *fields)
             await self._dispatcher.router.run_script(partition, "refuse", keys, arguments)
         except CreditsError as error:
@@ -180,21 +167,12 @@ class Courier:
             await self._admission.open(partition)
             await self._accounts.load(partition, user)
 
-    async def _look(self, partition: PartitionKeys, user: bytes) -> Account | None:
-        fields = (b"b", b"r", b"s", b"t", b"x")
-        look, ask_time = pack((b"HMGET", partition.account(user), *fields)), pack((b"TIME",))
+    async def _look(self, partition: PartitionKeys, user: bytes) -> tuple[HeldAccount, int] | None:
+        look, ask_time = pack((b"GET", partition.account(user))), pack((b"TIME",))
         found, time = await self._dispatcher.router.follow(
             partition, lambda lane: lane.execute_all(look, ask_time)
         )
-        if found[0] is None:
+        if found is None:
             return None
-        balance, reserved, sequence, tier, expires = found
-        now_us = self._dispatcher.now_us()
-        return Account(
-            balance=int(balance),
-            reserved=int(reserved or 0),
-            sequence=int(sequence),
-            tier=tier.decode() if tier else None,
-            expires_ms=int(expires) if expires else None,
-            now_ms=int(now_us) // 1_000 if now_us else int(time[0]) * 1_000 + int(time[1]) // 1_000,
-        )
+        now_us = self._dispatcher.now_us() or b"%b%06d" % (time[0], int(time[1]))
+        return wire.held(found), int(now_us) // 1_000

@@ -1,9 +1,10 @@
-"""Concurrent calls of one turn of the event loop become one script call per partition and verb.
+"""Concurrent calls of one turn of the event loop become one script call per verb and server.
 
 Calls that arrive while nothing is in flight go out in the next turn, without a timer: a lone call
-waits for nobody. While a partition has a script in flight, its calls gather, and so batches grow
-with the load. All scripts of a turn leave in one write to each server; a server that has to be
-waited for keeps nobody else's waiting.
+waits for nobody. While a verb has a script in flight, its calls gather, and so batches grow with the
+load. A script call holds items of several partitions; in a cluster, where each is in a slot of its
+own, of one. All scripts of a turn leave in one write to each server; a server that has to be waited
+for keeps nobody else's waiting.
 
 A batch that another node of a cluster should have had, or whose script the server has dropped, was not
 executed: it is sent again as it is.
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from redis.exceptions import AskError, NoScriptError
+from redis.exceptions import AskError, ClusterCrossSlotError, NoScriptError
 
 from credits_fast.errors import (
     CreditsError,
@@ -31,11 +32,16 @@ from credits_fast.errors import (
     ScriptFailedError,
 )
 from credits_fast.lane import LaneLostError
-from credits_fast.server_errors import is_not_allowed, is_not_executed, translated
+from credits_fast.server_errors import (
+    is_not_allowed,
+    is_not_executed,
+    server_error,
+    translated,
+)
 from credits_fast.wire import request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane, Reply
@@ -48,12 +54,11 @@ BATCH_MAX: Final = 128
 """Items of one script call: large enough for most of the gain, small enough to end in a
 millisecond or two, for the server does nothing else meanwhile."""
 FLIGHTS_MAX: Final = 2
-"""Script calls of one partition and verb in flight at once."""
+"""Script calls of one queue in flight at once."""
 REPEATS_MAX: Final = 10
 """How often a batch is sent again because the server had dropped the script or redirects it."""
-GRACE_MS: Final = 1_000
-"""How much longer than its time to live a record stays in Redis, for clocks that differ a little
-after a failover; the record itself says when it ends."""
+_FAILED: Final = b"failed\0"
+"""How the reply to an item begins whose partition's journal takes no entry; nothing was written."""
 
 
 class Dispatcher:
@@ -66,7 +71,6 @@ class Dispatcher:
         router: Which lane leads to a partition.
         timeout_ms: Milliseconds until an unanswered script call gives the connection up.
         clock: Microseconds since 1970 for every call, None for the server's own time.
-        grace_ms: How much longer than its time to live a record stays in Redis.
     """
 
     def __init__(
@@ -75,12 +79,10 @@ class Dispatcher:
         *,
         timeout_ms: int = 5_000,
         clock: Callable[[], int] | None = None,
-        grace_ms: int = GRACE_MS,
     ) -> None:
         self.router = router
         self._timeout = timeout_ms / 1_000
         self._clock = clock
-        self._grace = b"%d" % grace_ms
         self._queues: dict[tuple[str, int], _Queue] = {}
         self._ready: list[_Queue] = []
         self.flights = 0
@@ -100,14 +102,8 @@ class Dispatcher:
             EngineClosedError: The dispatcher is not open.
         """
         self._check_open()
-        place = (call.script, call.partition.number)
-        queue = self._queues.get(place)
-        if queue is None:
-            queue = self._queues[place] = _Queue(place, call.partition)
         answer: asyncio.Future[bytes] = self._loop.create_future()
-        queue.calls.append(_Waiting(call, answer))
-        if not queue.is_ready:
-            self.wake(queue)
+        self._enqueue(_Waiting(call, answer))
         return answer
 
     def now_us(self) -> bytes:
@@ -139,9 +135,19 @@ class Dispatcher:
         self._ready.append(queue)
         if not self._is_sending:
             self._is_sending = True
-            self._start(self._send())
+            self._loop.call_soon(self._send)
 
-    async def _send(self) -> None:
+    def _enqueue(self, waiting: _Waiting) -> None:
+        call = waiting.call
+        place = (call.script, self.router.joint(call.partition))
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = _Queue(call.script, call.partition)
+        queue.calls.append(waiting)
+        if not queue.is_ready:
+            self.wake(queue)
+
+    def _send(self) -> None:
         """One turn: everything that is ready, in one write to each server."""
         self._is_sending = False
         flights: dict[Lane, list[_Flight]] = {}
@@ -152,11 +158,8 @@ class Dispatcher:
                 self._start(self._send_later(queue))
             else:
                 flights.setdefault(lane, []).extend(self._board(lane, queue))
-        departures = [self._depart(*departing) for departing in flights.items()]
-        if len(departures) == 1:
-            await departures[0]
-        else:
-            await asyncio.gather(*departures)
+        for lane, departing in flights.items():
+            self._depart(lane, departing)
 
     async def _send_later(self, queue: _Queue) -> None:
         """The calls of a queue, once its lane is open."""
@@ -167,7 +170,7 @@ class Dispatcher:
             return
         finally:
             queue.waits_for_lane = False
-        await self._depart(lane, self._board(lane, queue))
+        self._depart(lane, self._board(lane, queue))
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -199,15 +202,15 @@ class Dispatcher:
             flights.append(_Flight(self, lane, queue, waiting))
         return flights
 
-    async def _depart(self, lane: Lane, flights: list[_Flight]) -> None:
+    def _depart(self, lane: Lane, flights: list[_Flight]) -> None:
         if not flights:
             return
         now_us = self.now_us()
-        requests = [flight.packed(now_us, self._grace) for flight in flights]
+        requests = [flight.packed(now_us) for flight in flights]
         late = TimeoutError(f"no reply within {self._timeout:g} s")
         for flight in flights:
             flight.timer = self._loop.call_later(self._timeout, lane.abandon, late)
-        await lane.send(requests, [flight.landed for flight in flights])
+        lane.send(requests, [flight.landed for flight in flights])
 
     def send_again(self, flight: _Flight, refusal: AskError | NoScriptError) -> None:
         """Send the same batch once more: to where it belongs, or with the scripts brought back."""
@@ -225,7 +228,13 @@ class Dispatcher:
         except CreditsError as error:
             flight.failed(repeat(error))
             return
-        await self._depart(flight.lane, [flight])
+        self._depart(flight.lane, [flight])
+
+    def part(self, flight: _Flight) -> None:
+        """Send the items of a flight anew, one partition a script call: the server forbids more."""
+        self.router.part()
+        for waiting in flight.waiting:
+            self._enqueue(waiting)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
@@ -240,9 +249,14 @@ class _Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class _Queue:
-    """The calls of one verb and partition that have not been sent, and how many flights it has."""
+    """The calls of one verb, to one server or slot, that have not been sent; and its flights.
 
-    place: tuple[str, int]
+    Attributes:
+        script: The verb.
+        partition: One of theirs: where it is, all of them are.
+    """
+
+    script: str
     partition: PartitionKeys
     calls: deque[_Waiting] = field(default_factory=deque[_Waiting])
     flights: int = 0
@@ -250,12 +264,13 @@ class _Queue:
     waits_for_lane: bool = False
 
     def next_batch(self) -> list[_Waiting]:
-        """The next calls whose callers still wait, as many as a batch may have."""
+        """The next calls whose callers still wait, as many as a batch may have, by partition."""
         batch: list[_Waiting] = []
         while self.calls and len(batch) < BATCH_MAX:
             waiting = self.calls.popleft()
             if not waiting.answer.done():
                 batch.append(waiting)
+        batch.sort(key=_by_partition)
         return batch
 
     def refuse(self, error: CreditsError) -> None:
@@ -264,6 +279,10 @@ class _Queue:
             if not waiting.answer.done():
                 waiting.answer.set_exception(copy(error))
         self.calls.clear()
+
+
+def _by_partition(waiting: _Waiting) -> int:
+    return waiting.call.partition.number
 
 
 @dataclass(slots=True)
@@ -277,29 +296,43 @@ class _Flight:
     repeats: int = 0
     timer: asyncio.TimerHandle | None = None
 
-    def packed(self, now_us: bytes, grace_ms: bytes) -> bytes:
-        sha = self.lane.scripts[self.queue.place[0]].sha
-        return request(sha, [waiting.call for waiting in self.waiting], now_us, grace_ms)
+    def packed(self, now_us: bytes) -> bytes:
+        sha = self.lane.scripts[self.queue.script].sha
+        return request(sha, [waiting.call for waiting in self.waiting], now_us)
 
     def landed(self, reply: Reply) -> None:
         if self.timer is not None:
             self.timer.cancel()
         if isinstance(reply, AskError | NoScriptError):
             self.dispatcher.send_again(self, reply)
-            return
-        if not isinstance(reply, Exception):
-            for waiting, answer in zip(self.waiting, reply, strict=True):
-                if not waiting.answer.done():
-                    waiting.answer.set_result(answer)
+        elif isinstance(reply, ClusterCrossSlotError):
             self._ended()
+            self.dispatcher.part(self)
         elif isinstance(reply, LaneLostError):
             why = str(reply)
             self.failed(OutcomeUnknownError(w.call.operation_id, why) for w in self.waiting)
-        elif is_not_allowed(reply) or is_not_executed(reply):
-            self.dispatcher.router.doubt(self.lane, reply)
-            self.failed(repeat(translated(reply, self.lane.address)))
+        elif isinstance(reply, Exception):
+            self.failed(repeat(self._meaning(reply)))
         else:
-            self.failed(repeat(ScriptFailedError(f"script {self.queue.place[0]}: {reply}")))
+            self._answer(reply)
+            self._ended()
+
+    def _answer(self, replies: Sequence[bytes]) -> None:
+        for (_, answer), reply in zip(self.waiting, replies, strict=True):
+            if answer.done():
+                continue
+            if reply.startswith(_FAILED):
+                problem = reply.removeprefix(_FAILED).decode(errors="replace")
+                answer.set_exception(self._meaning(server_error(problem)))
+            else:
+                answer.set_result(reply)
+
+    def _meaning(self, refusal: Exception) -> CreditsError:
+        """Our error for what the server says instead of executing items."""
+        if is_not_allowed(refusal) or is_not_executed(refusal):
+            self.dispatcher.router.doubt(self.lane, refusal)
+            return translated(refusal, self.lane.address)
+        return ScriptFailedError(f"script {self.queue.script}: {refusal}")
 
     def failed(self, errors: Iterable[CreditsError]) -> None:
         """End with an error for each caller."""

@@ -18,7 +18,7 @@ from credits_fast.amounts import to_credits, to_micros
 from credits_fast.charges import known_charge
 from credits_fast.config import CreditsConfig, load_config
 from credits_fast.courier import Courier
-from credits_fast.dispatch import GRACE_MS, Dispatcher
+from credits_fast.dispatch import Dispatcher
 from credits_fast.endpoints import endpoint_from_url, endpoint_of
 from credits_fast.errors import (
     ConfigurationError,
@@ -34,7 +34,7 @@ from credits_fast.errors import (
     UserNotFoundError,
 )
 from credits_fast.keys import Partitions
-from credits_fast.operations import Operations, canonical
+from credits_fast.operations import GRACE_MS, Operations, canonical
 from credits_fast.preflight import check_servers
 from credits_fast.pricing import PriceList
 from credits_fast.retry import repeat
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.amounts import Amount
-    from credits_fast.courier import Account
     from credits_fast.endpoints import AnyEndpoint
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane
@@ -136,13 +135,13 @@ class CreditsEngine:
         self._clock = clock
         self.partitions = Partitions(self.config.namespace, self.config.partitions)
         self._prices = PriceList(self.config)
-        self._operations = Operations(self.config, self.partitions)
+        grace_ms = GRACE_MS if clock is None else _TEST_CLOCK_GRACE_MS
+        self._operations = Operations(self.config, self.partitions, grace_ms=grace_ms)
         self.endpoint = endpoint_of(redis)
         self.router = router_to(self.endpoint)
         self._dispatcher = Dispatcher(
             self.router,
             clock=None if clock is None else lambda: _microseconds(clock()),
-            grace_ms=GRACE_MS if clock is None else _TEST_CLOCK_GRACE_MS,
         )
         self._records = Records(database)
         self._admission = Admission(self.partitions, database, self.router)
@@ -598,7 +597,7 @@ class CreditsEngine:
         """
         operation = self._operations.new("validateAccess", user_id, action, None, None)
         try:
-            account = await self._courier.account(operation.partition, operation.user)
+            account, now_ms = await self._courier.account(operation.partition, operation.user)
             required = self._prices.required(action)
         except (UserNotFoundError, UndefinedActionError) as error:
             code = error.code.lower()
@@ -609,7 +608,7 @@ class CreditsEngine:
             account.tier,
             _moment(account.expires_ms),
             required,
-            wire.from_ms(account.now_ms),
+            wire.from_ms(now_ms),
         )
         if access.valid:
             return True
@@ -760,13 +759,14 @@ class CreditsEngine:
                 extra=related,
             )
             raise TransactionNotFoundError(operation.user_id, related.decode())
-        keys = (partition.meta, partition.refunded(related))
+        keys = (partition.gate, partition.refunded(related))
         facts = (b"%d" % charge.charged, b"%d" % charge.refunded, b"%d" % _REFUNDED_TTL_MS)
         await self.router.run_script(partition, "load_charge", keys, facts)
 
-    async def _account(self, user_id: str) -> Account:
+    async def _account(self, user_id: str) -> wire.HeldAccount:
         user = arguments.user_identifier(user_id)
-        return await self._courier.account(self.partitions.of(user), user)
+        account, _ = await self._courier.account(self.partitions.of(user), user)
+        return account
 
     def _now(self) -> datetime:
         return datetime.now(UTC) if self._clock is None else self._clock()

@@ -1,8 +1,9 @@
 """Journal entries as the worker reads them: an entry is one script call, its items are decisions.
 
-    v  the format            t  the moment, in microseconds           0, 1, 2 …  the items
+    v  the format            t  the moment, in microseconds            i  the items
 
-The fields of an item are separated by NUL; `lua/README.md` lists them kind by kind. A number that is
+An item is its kind and its fields, separated by NUL, as are the items; `lua/README.md` lists the
+fields kind by kind. A number that is
 no number, or a missing field, means that the entry was not written by these scripts: it is never
 skipped, for the balances after it build on it. Metadata is left as it is and read by the ledger's
 side, where an unreadable one is set aside without losing the amount.
@@ -13,7 +14,7 @@ as much to make. Nobody changes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -48,10 +49,9 @@ _KINDS: Final[dict[bytes, Kind]] = {
     b"refund": "refund",
     b"tier": "tier",
 }
-_TAIL_FIELDS: Final = 5
-_TRANSACTION_FIELDS: Final = 7
-_HEAD_FIELDS: Final = {"charge": 2, "grant": 0, "refund": 0, "tier": 5}
-_REFUSED_FIELDS: Final = 6
+_REFUSED: Final = b"refused"
+_FIELDS: Final = {b"charge": 14, b"grant": 12, b"refund": 12, b"tier": 17, _REFUSED: 11}
+"""Fields behind the kind: those of the transaction, of the kind, and of the tail."""
 
 
 class MalformedEntryError(Exception):
@@ -209,16 +209,18 @@ def decode(entry_id: bytes, fields: Sequence[bytes]) -> Entry:
         MalformedEntryError: It was not written by these scripts.
     """
     identity = EntryId.parse(entry_id.decode(errors="replace"))
-    if len(fields) < 4 or fields[0] != b"v" or fields[2] != b"t" or len(fields) % 2:  # noqa: PLR2004
+    if len(fields) < 4 or fields[0] != b"v" or fields[2] != b"t":  # noqa: PLR2004
         raise MalformedEntryError(f"entry {identity} has no version and time")
     if fields[1] != FORMAT.encode():
         found = fields[1].decode(errors="replace")
         what = f"journal entry {identity}"
         raise IncompatibleFormatError(what, found=found, expected=FORMAT, written_by="")
     try:
-        items = tuple(_item(index, raw) for index, raw in enumerate(fields[5::2]))
-        return Entry(identity, int(fields[3]), items, tuple(fields))
-    except (ValueError, IndexError, KeyError) as error:
+        _, _, _, time_us, name, items = fields
+        if name != b"i":
+            raise ValueError("it has no items")  # noqa: TRY301  # one way out for all of them
+        return Entry(identity, int(time_us), tuple(_items(items)), tuple(fields))
+    except (ValueError, KeyError) as error:
         raise MalformedEntryError(f"entry {identity} cannot be read: {error}") from error
 
 
@@ -234,18 +236,28 @@ def stamp(entry_id: str, fields: Sequence[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _item(index: int, raw: bytes) -> Item:
-    name, _, rest = raw.partition(b"\0")
-    if name == b"refused":
-        return _refused(index, rest)
-    kind = _KINDS.get(name)
-    if kind is None:
-        raise ValueError(f"unknown kind {name.decode()!r:.40}")
-    return _transaction(index, kind, rest)
+def _items(raw: bytes) -> Iterator[Item]:
+    """The items of an entry: the kind of each says how many fields follow."""
+    fields = raw.split(b"\0")
+    at, index = 0, 0
+    while at < len(fields):
+        kind = fields[at]
+        count = _FIELDS.get(kind)
+        if count is None:
+            raise ValueError(f"unknown kind {kind.decode()!r:.40}")
+        end = at + 1 + count
+        if end > len(fields):
+            raise ValueError(f"{len(fields) - at - 1} fields instead of {count}")
+        words = b"\0".join(fields[at + 1 : end - 1]).decode().split("\0")
+        yield (
+            _refused(index, words, fields[end - 1])
+            if kind == _REFUSED
+            else _transaction(index, _KINDS[kind], words, fields[end - 1])
+        )
+        at, index = end, index + 1
 
 
-def _transaction(index: int, kind: Kind, raw: bytes) -> TransactionItem:
-    words, metadata = _split(raw, _TRANSACTION_FIELDS + _HEAD_FIELDS[kind] + _TAIL_FIELDS)
+def _transaction(index: int, kind: Kind, words: list[str], metadata: bytes) -> TransactionItem:
     transaction_id, sequence, delta, after, fingerprint, ttl_ms, audited, *head = words
     *head, user, action, key, extra = head
     raw_cost, formula = head if kind == "charge" else ("", "")
@@ -275,8 +287,7 @@ def _tier_facts(head: Sequence[str]) -> TierFacts:
     return TierFacts(verb, old_tier, new_tier, int(expires) if expires else None, expiry)
 
 
-def _refused(index: int, raw: bytes) -> RefusedItem:
-    words, metadata = _split(raw, _REFUSED_FIELDS + _TAIL_FIELDS)
+def _refused(index: int, words: list[str], metadata: bytes) -> RefusedItem:
     verb, code, one, two, three, subject, user, action, key, extra = words
     refusal = Refusal(
         code=code,
@@ -287,12 +298,3 @@ def _refused(index: int, raw: bytes) -> RefusedItem:
         details=(one, two, three),
     )
     return RefusedItem(index, verb, refusal, action, extra, metadata)
-
-
-def _split(raw: bytes, count: int) -> tuple[list[str], bytes]:
-    """So many fields, all but the last one as text; whatever NULs the last one has are its own."""
-    fields = raw.split(b"\0", count - 1)
-    if len(fields) != count:
-        raise ValueError(f"{len(fields)} fields instead of {count}")
-    last = fields.pop()
-    return b"\0".join(fields).decode().split("\0"), last

@@ -14,11 +14,7 @@ from typing import Final
 
 __all__ = ["operation_id"]
 
-_RANDOM_BITS: Final = 74
-_VERSION: Final = 0x7 << 76
 _VARIANT: Final = 0b10 << 62
-_LOW_BITS: Final = 62
-_LOW_MASK: Final = (1 << _LOW_BITS) - 1
 
 # Uniqueness is what is needed here, not secrecy; the system's generator costs a call into the kernel.
 _random: Final = random.Random(os.urandom(32))  # noqa: S311
@@ -33,7 +29,6 @@ def operation_id() -> str:
         >>> len(operation_id())
         32
     """
-    bits = _random.getrandbits(_RANDOM_BITS)
     milliseconds = time.time_ns() // 1_000_000
-    value = milliseconds << 80 | _VERSION | (bits >> _LOW_BITS) << 64 | _VARIANT | bits & _LOW_MASK
-    return f"{value:032x}"
+    first, second = _random.getrandbits(12), _random.getrandbits(62)
+    return f"{milliseconds:012x}7{first:03x}{_VARIANT | second:016x}"

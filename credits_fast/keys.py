@@ -1,8 +1,9 @@
 """Every Redis key name, once; and the rule that gives each user a partition.
 
+    {<namespace>:<partition>.<salt>}:g             gate      string  one per partition
     {<namespace>:<partition>.<salt>}:m             meta      hash    one per partition
     {<namespace>:<partition>.<salt>}:j             journal   stream  one per partition
-    {<namespace>:<partition>.<salt>}:a:<user>      account   hash    one per active user
+    {<namespace>:<partition>.<salt>}:a:<user>      account   string  one per active user
     {<namespace>:<partition>.<salt>}:i:<digest>    record    string  one per remembered operation
     {<namespace>:<partition>.<salt>}:f:<charge>    refunded  hash    one per charge refunded by its id
 
@@ -55,8 +56,13 @@ class PartitionKeys:
         return slot(self.tag)
 
     @cached_property
+    def gate(self) -> bytes:
+        """On which server process the partition is open; every script looks at it first."""
+        return self.tag + b":g"
+
+    @cached_property
     def meta(self) -> bytes:
-        """Format, identity of the server, epoch and position of the partition."""
+        """Format, epoch and position of the partition."""
         return self.tag + b":m"
 
     @cached_property
@@ -81,8 +87,7 @@ class PartitionKeys:
             identity: `key:` or `id:` and the key or id: the two can never meet.
         """
         named = b"%d:%b%b" % (len(user), user, identity)
-        digest = blake2b(named, digest_size=_RECORD_DIGEST_BYTES).digest()
-        return b"%b:i:%b" % (self.tag, _text(digest))
+        return b"%b:i:%b" % (self.tag, blake2b(named, digest_size=_RECORD_DIGEST_BYTES).digest())
 
     def refunded(self, transaction_id: bytes) -> bytes:
         """What has been given back of a charge."""

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from credits_fast.errors import ConfigurationError, CreditsError, Problem, RedisUnavailableError
 from credits_fast.resp import pack
 from credits_fast.scripts import SCRIPTS, Script, compiled
 from credits_fast.server_errors import is_not_allowed, translated
+from credits_fast.sockets import socket_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -181,10 +182,9 @@ class Lane:
         self.address = address
         self.run = HIDDEN_IDENTITY
         self.scripts: dict[str, Script] = {}
-        self._connection = connection
         self._waiting: deque[Callable[[Reply], None]] = deque()
-        self._reader = asyncio.create_task(self._read(), name=f"credits-fast lane {address}")
         self._lost: Exception | None = None
+        self._socket = socket_of(connection, self.answered, self.abandon)
 
     @classmethod
     async def open(cls, endpoint: Endpoint) -> Lane:
@@ -209,9 +209,7 @@ class Lane:
         """Whether a request may be sent."""
         return self._lost is None
 
-    async def send(
-        self, requests: Sequence[bytes], replies: Sequence[Callable[[Reply], None]]
-    ) -> None:
+    def send(self, requests: Sequence[bytes], replies: Sequence[Callable[[Reply], None]]) -> None:
         """Send packed requests in one write; each reply is handed over when it comes.
 
         A reply is an exception instance where the server refuses, and `LaneLostError` where the
@@ -222,10 +220,7 @@ class Lane:
                 reply(self._lost)
             return
         self._waiting.extend(replies)
-        try:
-            await self._connection.send_packed_command(requests, check_health=False)
-        except (RedisError, OSError) as error:
-            self.abandon(error)
+        self._socket.write(requests)
 
     async def execute(self, *parts: bytes) -> Reply:
         """The reply to one command.
@@ -257,7 +252,7 @@ class Lane:
         late = TimeoutError(f"no reply within {COMMAND_TIMEOUT_S} s")
         timer = loop.call_later(COMMAND_TIMEOUT_S, self.abandon, late)
         try:
-            await self.send(requests, [_into(answer) for answer in answers])
+            self.send(requests, [_into(answer) for answer in answers])
             return [await answer for answer in answers]
         finally:
             timer.cancel()
@@ -288,21 +283,24 @@ class Lane:
         for name in SCRIPTS:
             await self.execute(b"SCRIPT", b"LOAD", self.scripts[name].text)
 
+    def answered(self, reply: Reply) -> None:
+        """Hand the next reply over to who waits for it."""
+        self._waiting.popleft()(reply)
+
     def abandon(self, error: Exception) -> None:
         """Give the connection up: whoever still waits learns that the lane is lost."""
         if self._lost is not None:
             return
         self._lost = LaneLostError(f"the connection to Redis at {self.address} was lost: {error}")
         self._lost.__cause__ = error
-        self._reader.cancel()
+        self._socket.stop()
         while self._waiting:
             self._waiting.popleft()(self._lost)
 
     async def close(self) -> None:
         """End the connection; requests still in flight are lost."""
         self.abandon(ConnectionAbortedError("closed by credits-fast"))
-        await asyncio.gather(self._reader, return_exceptions=True)
-        await self._connection.disconnect()
+        await self._socket.close()
 
     async def _identify(self) -> str:
         try:
@@ -311,17 +309,6 @@ class Lane:
             _log.debug("the server at %s does not answer INFO: %s", self.address, error)
             return HIDDEN_IDENTITY
         return info_fields(information).get("run_id") or HIDDEN_IDENTITY
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                try:
-                    reply: Reply = await self._connection.read_response(disconnect_on_error=False)
-                except (ResponseError, BusyLoadingError) as error:
-                    reply = error
-                self._waiting.popleft()(reply)
-        except (RedisError, OSError, IndexError) as error:
-            self.abandon(error)
 
 
 def _into(answer: asyncio.Future[Reply]) -> Callable[[Reply], None]:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from credits_fast.keys import Partitions
     from credits_fast.types import Metadata, Variables
 
-__all__ = ["Operations", "canonical"]
+__all__ = ["GRACE_MS", "Operations", "canonical"]
+
+GRACE_MS: Final = 1_000
+"""How much longer than its time to live a record stays in Redis."""
 
 _NO_FINGERPRINT: Final = b"-"
 _DEADLINES_REMEMBERED: Final = 6
@@ -30,13 +33,21 @@ class Operations:
 
     An operation without a key is remembered under its own id, for longer than the library may go on
     repeating it; one with a key for as long as the configuration says.
+
+    Args:
+        config: The configuration.
+        partitions: The partitions its users fall into.
+        grace_ms: How much longer than its time to live a record stays in Redis.
     """
 
-    def __init__(self, config: CreditsConfig, partitions: Partitions) -> None:
+    def __init__(
+        self, config: CreditsConfig, partitions: Partitions, *, grace_ms: int = GRACE_MS
+    ) -> None:
         self._partitions = partitions
         self._uses_keys = config.idempotency.enabled
         self._key_ttl_ms = config.idempotency.ttl_ms
         self._own_ttl_ms = _DEADLINES_REMEMBERED * config.retry.deadline_ms
+        self._grace_ms = grace_ms
         self._audits = config.audit.enabled
         self._refusal_rate = config.audit.refusal_rate
 
@@ -69,6 +80,7 @@ class Operations:
         if idempotency_key is not None:
             key = arguments.identifier("idempotency_key", idempotency_key)
         keyed = bool(key) and self._uses_keys
+        ttl_ms = self._key_ttl_ms if keyed else self._own_ttl_ms
         return Operation(
             self._partitions.of(user),
             user,
@@ -76,7 +88,8 @@ class Operations:
             key if keyed else b"",
             operation_id(),
             fingerprint(verb, action, *parameters) if keyed else _NO_FINGERPRINT,
-            self._key_ttl_ms if keyed else self._own_ttl_ms,
+            ttl_ms,
+            ttl_ms + self._grace_ms,
             self.audited(),
             arguments.metadata_json(metadata) if metadata is not None else b"",
         )

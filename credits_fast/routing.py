@@ -183,11 +183,9 @@ class _AskingLane(Lane):
     def is_open(self) -> bool:
         return self.behind.is_open
 
-    async def send(
-        self, requests: Sequence[bytes], replies: Sequence[Callable[[Reply], None]]
-    ) -> None:
+    def send(self, requests: Sequence[bytes], replies: Sequence[Callable[[Reply], None]]) -> None:
         asking = [part for request in requests for part in (_ASKING, request)]
-        await self.behind.send(asking, [each for one in replies for each in (_pass_over, one)])
+        self.behind.send(asking, [each for one in replies for each in (_pass_over, one)])
 
     def abandon(self, error: Exception) -> None:
         self.behind.abandon(error)
@@ -214,6 +212,7 @@ class Router:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._station = Station(endpoint)
+        self._joins = True
         self._is_open = False
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -231,6 +230,16 @@ class Router:
         await asyncio.gather(*(station.close() for station in self._stations()))
 
     # --- one partition ------------------------------------------------------------------------
+
+    def joint(self, partition: PartitionKeys) -> int:
+        """A number that is the same for partitions whose items one script call may hold."""
+        return 0 if self._joins else partition.number
+
+    def part(self) -> None:
+        """From now on no script call holds items of several partitions: the server forbids it."""
+        if self._joins:
+            self._joins = False
+            _log.info("Redis serves one slot a script call: partitions are not joined any more")
 
     def open_lane(self, partition: PartitionKeys) -> Lane | None:  # noqa: ARG002  # a cluster's asks
         """The partition's lane, None where it has to be waited for."""
@@ -444,6 +453,10 @@ class ClusterRouter(Router):
         """End every lane."""
         await self._looking.cancel()
         await super().close()
+
+    def joint(self, partition: PartitionKeys) -> int:
+        """Every partition is in a slot of its own, and a script call serves one slot."""
+        return partition.number
 
     def open_lane(self, partition: PartitionKeys) -> Lane | None:
         """The partition's lane, None where it has to be waited for."""

@@ -1,4 +1,4 @@
-"""What a Redis server's refusal means for us: the boundary where foreign exceptions are translated."""
+"""What a Redis server's refusal means for us: the boundary where its errors are translated."""
 
 from __future__ import annotations
 
@@ -9,18 +9,42 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterCrossSlotError,
     ClusterDownError,
     MasterDownError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    ResponseError,
     TryAgainError,
 )
 
 from credits_fast.errors import CreditsError, RedisUnavailableError, UnsuitableServerError
 
-__all__ = ["is_not_allowed", "is_not_executed", "translated"]
+__all__ = ["is_not_allowed", "is_not_executed", "server_error", "translated"]
+
+_CLASSES: Final[dict[str, type[ResponseError]]] = {
+    "ASK": AskError,
+    "CLUSTERDOWN": ClusterDownError,
+    "CROSSSLOT": ClusterCrossSlotError,
+    "ERR": ResponseError,
+    "MASTERDOWN": MasterDownError,
+    "MOVED": MovedError,
+    "NOPERM": NoPermissionError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+    "TRYAGAIN": TryAgainError,
+}
+"""redis-py's classes for the codes that an error reply begins with."""
+_CLASSES_APART: Final[dict[str, type[Exception]]] = {
+    "LOADING": BusyLoadingError,
+    "NOAUTH": AuthenticationError,
+    "WRONGPASS": AuthenticationError,
+}
+"""The same, where redis-py does not derive them from its class of error replies."""
 
 _NOT_ALLOWED: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
 _NOT_ALLOWED_IN_SCRIPT: Final = "ACL failure in script"
@@ -36,6 +60,18 @@ _NOT_EXECUTED: Final = (
     TryAgainError,
 )
 _NOT_EXECUTED_CODES: Final = ("BUSY", "MISCONF", "NOREPLICAS")
+
+
+def server_error(text: str) -> Exception:
+    """The exception redis-py would raise for an error reply.
+
+    Example:
+        >>> server_error("NOSCRIPT No matching script.")
+        NoScriptError('No matching script.')
+    """
+    code, _, rest = text.partition(" ")
+    known = _CLASSES.get(code) or _CLASSES_APART.get(code)
+    return known(rest) if known else ResponseError(text)
 
 
 def is_not_allowed(error: BaseException | None) -> TypeGuard[BaseException]:

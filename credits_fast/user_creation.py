@@ -108,8 +108,8 @@ class UserCreation:
         try:
             await self._courier.account(partition, operation.user)
             if operation.key:
-                keys = (partition.meta, operation.record_key)
-                arguments = (wire.record(operation, now), b"%d" % operation.ttl_ms)
+                keys = (partition.gate, operation.record_key)
+                arguments = (wire.record(operation, now), b"%d" % operation.life_ms)
                 router = self._dispatcher.router
                 await router.run_script(partition, "remember", keys, arguments)
         except CreditsError as error:

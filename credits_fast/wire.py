@@ -34,6 +34,7 @@ __all__ = [
     "COLD",
     "COLD_CHARGE",
     "Call",
+    "HeldAccount",
     "Operation",
     "Terms",
     "TierChange",
@@ -44,6 +45,7 @@ __all__ = [
     "from_ms",
     "grant_call",
     "granted",
+    "held",
     "iso",
     "record",
     "refund_call",
@@ -65,10 +67,9 @@ COLD_CHARGE: Final = b"cold_charge"
 """The reply for a refund whose charge Redis does not know."""
 
 _MILLISECOND: Final = 1_000
-_ITEMS_FROM: Final = 3
-"""Where the items begin in ARGV."""
+_KEYS_OF_PARTITION: Final = 2
 _ARGUMENTS_OF_ITEM: Final = 3
-_COMMON_TERMS: Final = 3
+_COMMON_TERMS: Final = 4
 _TERMS_KEPT: Final = 1_024
 _PRICES_KEPT: Final = 1_024
 
@@ -85,14 +86,25 @@ class Terms(NamedTuple):
     packed: bytes
 
 
+class HeldAccount(NamedTuple):
+    """An account as Redis holds it; amounts in micro-credits."""
+
+    balance: int
+    reserved: int
+    sequence: int
+    expires_ms: int | None
+    tier: str | None
+
+
 class Call(NamedTuple):
     """One item for a script, as it travels.
 
     Attributes:
         script: The verb.
         partition: The partition all its keys belong to.
-        key_count: How many keys the item has.
-        keys: Its keys in the order of the script's header, packed.
+        account: The account's key, packed.
+        record: The record's key, packed.
+        own_key: The verb's own key, packed; b"" where it has none.
         head: Its transaction id and tail, packed.
         terms: Its other arguments in the order of the script's header.
         operation_id: Under which the operation is remembered; the same in every attempt.
@@ -100,8 +112,9 @@ class Call(NamedTuple):
 
     script: str
     partition: PartitionKeys
-    key_count: int
-    keys: bytes
+    account: bytes
+    record: bytes
+    own_key: bytes
     head: bytes
     terms: Terms
     operation_id: str
@@ -118,6 +131,8 @@ class Operation(NamedTuple):
         operation_id: The id of the transaction, if there will be one.
         fingerprint: What a repeated key must match.
         ttl_ms: How long the operation is remembered.
+        life_ms: How long its record stays in Redis: a little longer than that, for clocks that differ
+            after a failover; the record itself says when it ends.
         audited: `AUDIT_NONE`, `AUDIT_SUCCESS` or `AUDIT_ALL`.
         metadata: The caller's metadata as JSON, b"" where there is none.
     """
@@ -129,6 +144,7 @@ class Operation(NamedTuple):
     operation_id: str
     fingerprint: bytes
     ttl_ms: int
+    life_ms: int
     audited: bytes
     metadata: bytes
 
@@ -153,7 +169,7 @@ class Operation(NamedTuple):
         own: tuple[int, bytes],
         *,
         extra: bytes = b"",
-        more_keys: Sequence[bytes] = (),
+        own_key: bytes = b"",
     ) -> Call:
         """The operation as an item for a script.
 
@@ -161,18 +177,23 @@ class Operation(NamedTuple):
             script: The verb.
             own: The verb's own terms: how many arguments, and the arguments, packed.
             extra: The verb's own part of the tail.
-            more_keys: The verb's own keys.
+            own_key: The verb's own key, b"" where it has none.
         """
-        partition, user, _, _, operation_id, fingerprint, ttl_ms, audited, _ = self
-        account, record = partition.account(user), self.record_key
-        keys = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(account), account, len(record), record)
+        partition, user, _, _, operation_id, fingerprint, ttl_ms, life_ms, audited, _ = self
         name, tail = operation_id.encode(), self.tail(extra)
         head = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(tail), tail)
         size, packed = own
-        terms = Terms(_COMMON_TERMS + size, _common(fingerprint, ttl_ms, audited) + packed)
-        if more_keys:
-            keys += bulks(more_keys)
-        return Call(script, partition, 2 + len(more_keys), keys, head, terms, operation_id)
+        account, record = partition.account(user), self.record_key
+        return Call(
+            script,
+            partition,
+            b"$%d\r\n%b\r\n" % (len(account), account),
+            b"$%d\r\n%b\r\n" % (len(record), record),
+            bulk(own_key) if own_key else b"",
+            head,
+            _terms(fingerprint, ttl_ms, life_ms, audited, size, packed),
+            operation_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +253,7 @@ def refund_call(operation: Operation, micros: int, related: bytes, *, bounded: b
         "refund",
         (3, bulks((b"%d" % micros, related, b"1" if bounded else b"0"))),
         extra=related,
-        more_keys=(operation.partition.refunded(related),),
+        own_key=operation.partition.refunded(related),
     )
 
 
@@ -252,23 +273,20 @@ def tier_call(operation: Operation, change: TierChange) -> Call:
     return operation.call("set_tier", (len(arguments), bulks(arguments)), extra=change.extra)
 
 
-def request(
-    sha: bytes, calls: Sequence[Call], now_us: bytes = b"", grace_ms: bytes = b"0"
-) -> bytes:
-    """One call of a script with these items, all of one verb and partition, packed.
+def request(sha: bytes, calls: Sequence[Call], now_us: bytes = b"") -> bytes:
+    """One call of a script with these items, all of one verb, packed.
 
-    Items with equal terms name the same ones, which travel once.
+    The items of a partition must stand together. Items with equal terms name the same ones, which
+    travel once.
 
     Args:
         sha: The script's SHA-1, by which the server finds it.
         calls: The items, at least one.
         now_us: Microseconds since 1970, b"" for the server's own time.
-        grace_ms: How much longer than its time to live a record stays in Redis.
     """
-    first = calls[0]
-    place = _ITEMS_FROM + _ARGUMENTS_OF_ITEM * len(calls)
+    partitions, counts = _sections(calls)
+    place = _ARGUMENTS_OF_ITEM + len(counts) + _ARGUMENTS_OF_ITEM * len(calls)
     places: dict[bytes, bytes] = {}
-    keys: list[bytes] = []
     items: list[bytes] = []
     for call in calls:
         size, packed = call.terms
@@ -276,25 +294,46 @@ def request(
         if named is None:
             named = places[packed] = bulk(b"%d" % place)
             place += size
-        keys.append(call.keys)
         items.append(call.head)
         items.append(named)
-    key_count = 2 + first.key_count * len(calls)
-    return b"*%d\r\n%b%b%b%b%b%b" % (
-        3 + key_count + place - 1,
-        bulks((b"EVALSHA", sha, b"%d" % key_count)),
-        bulks((first.partition.meta, first.partition.journal)),
-        b"".join(keys),
-        bulks((now_us, grace_ms)),
-        b"".join(items),
-        b"".join(places),
+    own_keys = [call.own_key for call in calls if call.own_key]
+    key_count = _KEYS_OF_PARTITION * len(counts) + 2 * len(calls) + len(own_keys)
+    return b"".join(
+        (
+            b"*%d\r\n" % (3 + key_count + place - 1),
+            bulks((b"EVALSHA", sha, b"%d" % key_count)),
+            bulks([partition.journal for partition in partitions]),
+            bulks([partition.gate for partition in partitions]),
+            *[call.account for call in calls],
+            *[call.record for call in calls],
+            *own_keys,
+            bulks((now_us, b"%d" % len(counts))),
+            bulks([b"%d" % count for count in counts]),
+            *items,
+            *places,
+        ),
     )
 
 
+def _sections(calls: Sequence[Call]) -> tuple[list[PartitionKeys], list[int]]:
+    """The partitions of the calls, and how many calls each has."""
+    partitions: list[PartitionKeys] = []
+    counts: list[int] = []
+    for call in calls:
+        if not partitions or call.partition is not partitions[-1]:
+            partitions.append(call.partition)
+            counts.append(0)
+        counts[-1] += 1
+    return partitions, counts
+
+
 @lru_cache(maxsize=_TERMS_KEPT)
-def _common(fingerprint: bytes, ttl_ms: int, audited: bytes) -> bytes:
-    """The terms of every verb."""
-    return bulks((fingerprint, b"%d" % ttl_ms, audited))
+def _terms(  # noqa: PLR0917  # keyword arguments would make the lookup half as fast
+    fingerprint: bytes, ttl_ms: int, life_ms: int, audited: bytes, own: int, packed: bytes
+) -> Terms:
+    """The terms of every verb, and those of one."""
+    common = bulks((fingerprint, b"%d" % ttl_ms, b"%d" % life_ms, audited))
+    return Terms(_COMMON_TERMS + own, common + packed)
 
 
 # --- replies -------------------------------------------------------------------------------------
@@ -355,6 +394,18 @@ def tier_changed(reply: bytes, operation: Operation, change: TierChange) -> Tier
         to_credits(int(after) - int(before)),
         from_ms(int(expires)) if expires else None,
         replayed,
+    )
+
+
+def held(account: bytes) -> HeldAccount:
+    """An account as Redis holds it, read."""
+    _, balance, reserved, sequence, expires, tier = account.decode().split(" ", 5)
+    return HeldAccount(
+        int(balance),
+        int(reserved),
+        int(sequence),
+        int(expires) if expires else None,
+        tier or None,
     )
 
 

@@ -1,14 +1,14 @@
--- charge: take credits from accounts of one partition, each item at most once.
+-- charge: take credits from accounts, each item at most once.
 --
--- KEYS[1]   meta
--- KEYS[2]   journal
--- KEYS[3…]  account, record                                    for each item
+-- KEYS      journal, gate                 for each partition
+--           account, record               for each item
 --
--- ARGV[1]   now_us     microseconds, '' for the server's own time
--- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, tail, terms    for each item
---           fingerprint, ttl_ms, audited, options    at the place terms names
---           then tier, cost, raw_cost, formula       for each of the options
+-- ARGV[1]   now_us       microseconds, '' for the server's own time
+-- ARGV[2]   partitions   how many
+-- ARGV[3…]  items        how many, for each partition
+--           transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, life_ms, audited, options    at the place terms names
+--           then tier, cost, raw_cost, formula                for each of the options
 --
 -- The option of the account's tier holds, else the last one. Its cost is in micro-credits; '-' says
 -- that the tier may not act, with the required one in raw_cost; '!' that there is no price, with the
@@ -25,6 +25,9 @@
 --   ok         cost, balance_after
 --   replayed   transaction_id, cost, balance_after
 --   a refusal  code and three details
+--   failed     why: the journal takes no entry, or the record cannot be read
+
+local KEYS_OF_ITEM = 2
 
 --- @include "integer"
 --- @include "clock"
@@ -35,81 +38,75 @@
 --- @include "refusal"
 --- @include "batch"
 
-local meta, journal = KEYS[1], KEYS[2]
-local now_us, now_ms = clock(ARGV[1])
-local grace_ms = ARGV[2]
-
-local chosen = {} -- options by their terms and tier, which most items of a call have in common
+-- An option as texts that only have to be joined: what all items that choose it have in common.
+local function option_at(at, terms)
+  local cost, raw_cost, formula = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  if cost == '-' or cost == '!' then
+    return { cost = cost, raw_cost = raw_cost, formula = formula }
+  end
+  return {
+    cost = cost,
+    amount = integer(cost),
+    delta = '\0' .. (cost == '0' and '0' or '-' .. cost) .. '\0',
+    priced = '\0' .. terms.fingerprint .. '\0' .. terms.ttl_ms .. '\0' .. terms.audited
+      .. '\0' .. raw_cost .. '\0' .. formula .. '\0',
+    remembered = '\0' .. terms.ends .. '\0' .. cost .. '\0',
+    ok = 'ok\0' .. cost .. '\0',
+  }
+end
 
 -- The option that holds for a tier.
 local function option_of(terms, tier)
-  local by_tier = chosen[terms]
-  if not by_tier then
-    by_tier = {}
-    chosen[terms] = by_tier
+  local options = terms.options or {}
+  terms.options = options
+  if not options[tier] then
+    local at = terms.own_at + 1
+    local last = at + 4 * (tonumber(ARGV[at - 1]) - 1)
+    while at < last and ARGV[at] ~= tier do
+      at = at + 4
+    end
+    options[tier] = option_at(at + 1, terms)
   end
-  if by_tier[tier] then
-    return by_tier[tier]
-  end
-  local options = own_terms(terms, 1)
-  local at = terms.own + 1
-  local last = at + 4 * (integer(options) - 1)
-  while at < last and ARGV[at] ~= tier do
-    at = at + 4
-  end
-  local option = { cost = ARGV[at + 1], raw_cost = ARGV[at + 2], formula = ARGV[at + 3] }
-  if option.cost ~= '-' and option.cost ~= '!' then
-    option.amount = integer(option.cost)
-    option.delta = text(0 - option.amount)
-  end
-  by_tier[tier] = option
-  return option
+  return options[tier]
 end
 
-local function charge()
-  local account_key, record_key = next_keys(2)
-  local transaction_id, tail, terms = next_item()
-  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
-  local account = account_of(account_key)
-  local expired = account and has_expired(account, now_ms)
-  local option = option_of(terms, account and not expired and account.tier or '')
-  local cost, raw_cost, formula = option.cost, option.raw_cost, option.formula
+local function charge(item)
+  local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
+  local balance, sequence, reserved, expires, tier = account_of(account_key, account)
+  local expired = balance and has_expired(expires, now_ms)
+  local option = option_of(terms, balance and not expired and tier or '')
+  local cost = option.cost
 
-  local function refuse(...)
-    return refusal('charge', audited, '', tail, ...)
-  end
-
-  local replay, used_by = replay_of(record_key, fingerprint, now_ms)
+  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
   if used_by then
-    return refuse('idempotency_key_conflict', used_by)
+    return refusal('charge', '', terms, tail, 'idempotency_key_conflict', used_by)
   end
   if replay then
     return replay
   end
-  if not account then
+  if not balance then
     return 'cold'
   end
   if cost == '-' then
-    return refuse('membership_required', raw_cost, account.tier, expired and '1' or '')
+    return refusal('charge', '', terms, tail, 'membership_required', option.raw_cost, tier, expired and '1')
   end
   if cost == '!' then
-    return refuse('unpriced', raw_cost, formula)
+    return refusal('charge', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
   end
-  local available = account.balance - account.reserved
+  local available = balance - tonumber(reserved)
   if available < option.amount then
-    return refuse('insufficient_credits', cost, text(available))
+    return refusal('charge', '', terms, tail, 'insufficient_credits', cost, text(available))
   end
 
-  post(account_key, 0 - option.amount)
+  local after, number = text(balance - option.amount), text(sequence + 1)
   journalled(
-    'charge\0' .. transaction_id .. '\0' .. account.sequence_text .. '\0' .. option.delta
-      .. '\0' .. account.balance_text .. '\0' .. fingerprint .. '\0' .. ttl_ms .. '\0' .. audited
-      .. '\0' .. raw_cost .. '\0' .. formula .. '\0' .. tail
+    'charge\0' .. transaction_id .. '\0' .. number .. option.delta .. after .. option.priced .. tail
   )
-  local result = cost .. '\0' .. account.balance_text
-  remember(record_key, fingerprint, transaction_id, ttl_ms, now_ms, result)
-  return 'ok\0' .. result
+  post(
+    account_key, account_text(after, number, reserved, expires, tier), record_key,
+    terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. after, terms.life_ms
+  )
+  return option.ok .. after
 end
 
-local call = { meta = meta, journal = journal, now_us = now_us, grace_ms = grace_ms }
-return batch(call, 2, charge)
+return batch(charge)

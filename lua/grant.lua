@@ -1,13 +1,13 @@
--- grant: add credits to accounts of one partition, each item at most once.
+-- grant: add credits to accounts, each item at most once.
 --
--- KEYS[1]   meta
--- KEYS[2]   journal
--- KEYS[3…]  account, record                                    for each item
+-- KEYS      journal, gate                 for each partition
+--           account, record               for each item
 --
--- ARGV[1]   now_us     microseconds, '' for the server's own time
--- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, tail, terms    for each item
---           fingerprint, ttl_ms, audited, amount    at the place terms names
+-- ARGV[1]   now_us       microseconds, '' for the server's own time
+-- ARGV[2]   partitions   how many
+-- ARGV[3…]  items        how many, for each partition
+--           transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, life_ms, audited, amount    at the place terms names
 --
 -- refuses, in this order:
 --   idempotency_key_conflict   transaction_id
@@ -18,6 +18,9 @@
 --   ok         amount, balance_after
 --   replayed   transaction_id, amount, balance_after
 --   a refusal  code and three details
+--   failed     why: the journal takes no entry, or the record cannot be read
+
+local KEYS_OF_ITEM = 2
 
 --- @include "integer"
 --- @include "clock"
@@ -26,43 +29,29 @@
 --- @include "replay"
 --- @include "journal"
 --- @include "refusal"
---- @include "addition"
 --- @include "batch"
+--- @include "addition"
 
-local meta, journal = KEYS[1], KEYS[2]
-local now_us, now_ms = clock(ARGV[1])
-local grace_ms = ARGV[2]
-
-local function grant()
-  local account_key, record_key = next_keys(2)
-  local transaction_id, tail, terms = next_item()
-  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
+local function grant(item)
+  local account_key, account, record_key, record, _, tail, terms = item_at(item)
+  local balance = account_of(account_key, account)
   local amount = own_terms(terms, 1)
 
-  local function refuse(...)
-    return refusal('grant', audited, amount, tail, ...)
-  end
-
-  local replay, used_by = replay_of(record_key, fingerprint, now_ms)
+  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
   if used_by then
-    return refuse('idempotency_key_conflict', used_by)
+    return refusal('grant', amount, terms, tail, 'idempotency_key_conflict', used_by)
   end
   if replay then
     return replay
   end
-  local account = account_of(account_key)
-  if not account then
+  if not balance then
     return 'cold'
   end
-  if not fits(account, integer(amount)) then
-    return refuse('balance_limit', text(account.balance), amount)
+  if not fits(balance, integer(amount)) then
+    return refusal('grant', amount, terms, tail, 'balance_limit', text(balance), amount)
   end
 
-  return add('grant', account_key, integer(amount), {
-    record_key = record_key, transaction_id = transaction_id, fingerprint = fingerprint,
-    ttl_ms = ttl_ms, audited = audited, tail = tail, now_ms = now_ms,
-  })
+  return add('grant', item, integer(amount))
 end
 
-local call = { meta = meta, journal = journal, now_us = now_us, grace_ms = grace_ms }
-return batch(call, 2, grant)
+return batch(grant)

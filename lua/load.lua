@@ -1,7 +1,8 @@
 -- load: bring cold accounts from the ledger into Redis. The first one wins; nobody overwrites.
 --
--- KEYS[1]   meta
--- KEYS[2…]  account                                            for each item
+-- KEYS[1]   gate
+-- KEYS[2]   meta
+-- KEYS[3…]  account                                            for each item
 --
 -- ARGV[1]   generation   of the partition, read before the ledger was
 -- ARGV[2…]  balance, reserved, sequence, tier, expires         for each item
@@ -13,39 +14,34 @@
 --
 -- replies, one per item:
 --   loaded
---   present   the account was there already
+--   present     the account was there already
+--   malformed   something else was there
 
 --- @include "integer"
 --- @include "gate"
+--- @include "account"
 
-local meta = KEYS[1]
+local gate, meta = KEYS[1], KEYS[2]
 local generation = ARGV[1]
 
 local function load(key, balance, reserved, sequence, tier, expires)
-  if redis.call('EXISTS', key) == 1 then
-    return 'present'
+  balance, reserved, sequence = text(integer(balance)), text(integer(reserved)), text(integer(sequence))
+  expires = expires == '' and '' or text(integer(expires))
+  local account = account_text(balance, sequence, reserved, expires, tier)
+  if call('SET', key, '-' .. account, 'NX') then
+    return 'loaded'
   end
-  local fields = { 'b', text(integer(balance)), 's', text(integer(sequence)) }
-  if reserved ~= '0' then
-    fields[#fields + 1], fields[#fields + 2] = 'r', text(integer(reserved))
-  end
-  if tier ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 't', tier
-  end
-  if expires ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'x', text(integer(expires))
-  end
-  redis.call('HSET', key, unpack(fields))
-  return 'loaded'
+  local found = call('MGET', key)[1] -- nil, and no error, for what is not text
+  return found and account_of(key, found) and 'present' or 'malformed'
 end
 
-local epoch, closed = gate(meta)
-if not closed and (redis.call('HGET', meta, 'generation') or '0') ~= generation then
+local epoch, closed = pass(call('GET', gate))
+if not closed and (call('HGET', meta, 'generation') or '0') ~= generation then
   closed = 'stale'
 end
 local replies = {}
-for item = 1, #KEYS - 1 do
+for item = 1, #KEYS - 2 do
   local at = 5 * item - 3
-  replies[item] = closed or load(KEYS[item + 1], unpack(ARGV, at, at + 4))
+  replies[item] = closed or load(KEYS[item + 2], unpack(ARGV, at, at + 4))
 end
 return replies

@@ -1,6 +1,6 @@
 -- load_charge: bring what the ledger knows of charges into Redis, so that their refunds can be bounded.
 --
--- KEYS[1]   meta
+-- KEYS[1]   gate
 -- KEYS[2…]  refunded                                           for each item
 --
 -- ARGV[1…]  charged, refunded, ttl_ms                          for each item
@@ -12,18 +12,18 @@
 --- @include "integer"
 --- @include "gate"
 
-local meta = KEYS[1]
+local gate = KEYS[1]
 
 local function load_charge(key, charged, refunded, ttl_ms)
-  if redis.call('EXISTS', key) == 1 then
+  if call('EXISTS', key) == 1 then
     return 'present'
   end
-  redis.call('HSET', key, 'charged', text(integer(charged)), 'refunded', text(integer(refunded)))
-  redis.call('PEXPIRE', key, text(integer(ttl_ms)))
+  call('HSET', key, 'charged', text(integer(charged)), 'refunded', text(integer(refunded)))
+  call('PEXPIRE', key, text(integer(ttl_ms)))
   return 'loaded'
 end
 
-local epoch, closed = gate(meta)
+local epoch, closed = pass(call('GET', gate))
 local replies = {}
 for item = 1, #KEYS - 1 do
   local at = 3 * item - 2

@@ -1,7 +1,8 @@
 -- open: admit a partition on this server, after its journal has been compared with the ledger.
 --
--- KEYS[1]  meta
--- KEYS[2]  journal
+-- KEYS[1]  gate
+-- KEYS[2]  meta
+-- KEYS[3]  journal
 --
 -- ARGV[1]  epoch        the epoch of the ledger's position
 -- ARGV[2]  partitions   how many there are; fixed when the first one was created
@@ -18,16 +19,17 @@
 --   opened
 --   created
 
+--- @include "integer"
 --- @include "gate"
 
-local meta, journal = KEYS[1], KEYS[2]
+local gate, meta, journal = KEYS[1], KEYS[2], KEYS[3]
 local epoch, partitions, library, create = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-local found = redis.call('HMGET', meta, 'format', 'library', 'partitions', 'epoch')
+local found = call('HMGET', meta, 'format', 'library', 'partitions', 'epoch')
 if found[1] and found[1] ~= FORMAT then
   return 'incompatible\0' .. found[1] .. '\0' .. (found[2] or '')
 end
-if not found[1] and (create ~= '1' or redis.call('EXISTS', journal) == 1) then
+if not found[1] and (create ~= '1' or call('EXISTS', journal) == 1) then
   return 'missing'
 end
 if found[1] and found[3] ~= partitions then
@@ -37,12 +39,12 @@ if found[1] and found[4] ~= epoch then
   return 'epoch\0' .. found[4]
 end
 
-redis.call('HSET', meta, 'run', RUN, 'library', library)
-if found[1] then
-  return 'opened'
+if not found[1] then
+  call(
+    'HSET', meta, 'format', FORMAT, 'epoch', epoch, 'partitions', partitions,
+    'generation', '0', 'synced', '0-0'
+  )
 end
-redis.call(
-  'HSET', meta, 'format', FORMAT, 'epoch', epoch, 'partitions', partitions,
-  'generation', '0', 'synced', '0-0'
-)
-return 'created'
+call('HSET', meta, 'library', library)
+call('SET', gate, FORMAT .. ' ' .. RUN .. ' ' .. epoch .. ' ' .. library)
+return found[1] and 'opened' or 'created'

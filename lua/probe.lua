@@ -12,6 +12,7 @@ local absent = KEYS[1]
 
 redis.call('TIME')
 redis.call('EXISTS', absent)
+redis.call('GET', absent)
 redis.call('MGET', absent)
 redis.call('HGET', absent, 'field')
 redis.call('HMGET', absent, 'field')
@@ -20,7 +21,8 @@ redis.call('PEXPIRE', absent, '1')
 redis.call('XTRIM', absent, 'MINID', '=', '0-1')
 redis.call('SET', absent, 'value', 'XX')
 redis.call('XADD', absent, 'NOMKSTREAM', '*', 'field', 'value')
-redis.call('HDEL', absent, 'field')
+redis.call('MSET', absent, 'value')
+redis.call('PEXPIRE', absent, '-1') -- it is gone again
 redis.call('HSET', absent, 'field', 'value')
-redis.call('HDEL', absent, 'field') -- its last field: the key is gone again
+redis.call('PEXPIRE', absent, '-1')
 return 'ok'

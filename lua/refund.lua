@@ -1,13 +1,13 @@
--- refund: give credits back to accounts of one partition, each item at most once.
+-- refund: give credits back to accounts, each item at most once.
 --
--- KEYS[1]   meta
--- KEYS[2]   journal
--- KEYS[3…]  account, record, refunded                          for each item
+-- KEYS      journal, gate                 for each partition
+--           account, record, refunded     for each item
 --
--- ARGV[1]   now_us     microseconds, '' for the server's own time
--- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, tail, terms    for each item
---           fingerprint, ttl_ms, audited, amount, related, bounded    at the place terms names
+-- ARGV[1]   now_us       microseconds, '' for the server's own time
+-- ARGV[2]   partitions   how many
+-- ARGV[3…]  items        how many, for each partition
+--           transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, life_ms, audited, amount, related, bounded    at the place terms names
 --
 -- A refund may name the charge it gives back (related, '' for none). Then refunded holds what was
 -- charged and what has been given back of it, and with bounded = '1' the sum may not pass the charge.
@@ -23,6 +23,9 @@
 --   ok         amount, balance_after
 --   replayed   transaction_id, amount, balance_after
 --   a refusal  code and three details
+--   failed     why: the journal takes no entry, or the record cannot be read
+
+local KEYS_OF_ITEM = 3
 
 --- @include "integer"
 --- @include "clock"
@@ -31,46 +34,37 @@
 --- @include "replay"
 --- @include "journal"
 --- @include "refusal"
---- @include "addition"
 --- @include "batch"
-
-local meta, journal = KEYS[1], KEYS[2]
-local now_us, now_ms = clock(ARGV[1])
-local grace_ms = ARGV[2]
+--- @include "addition"
 
 local charges = {}
 
 -- What was charged and what has been given back; later items see what earlier ones gave back.
 local function charge_of(key)
   if not charges[key] then
-    local found = redis.call('HMGET', key, 'charged', 'refunded')
-    if not found[1] then
+    local known = call('HMGET', key, 'charged', 'refunded')
+    if not known[1] then
       return nil
     end
-    charges[key] = { charged = integer(found[1]), refunded = integer(found[2]) }
+    charges[key] = { charged = integer(known[1]), refunded = integer(known[2]), given_by = false }
   end
   return charges[key]
 end
 
-local function refund()
-  local account_key, record_key, refunded_key = next_keys(3)
-  local transaction_id, tail, terms = next_item()
-  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
+local function refund(item)
+  local account_key, account, record_key, record, _, tail, terms = item_at(item)
+  local refunded_key = KEYS[2 * partitions + 2 * count + item]
+  local balance = account_of(account_key, account)
   local amount, related, bounded = own_terms(terms, 3)
 
-  local function refuse(...)
-    return refusal('refund', audited, amount, tail, ...)
-  end
-
-  local replay, used_by = replay_of(record_key, fingerprint, now_ms)
+  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
   if used_by then
-    return refuse('idempotency_key_conflict', used_by)
+    return refusal('refund', amount, terms, tail, 'idempotency_key_conflict', used_by)
   end
   if replay then
     return replay
   end
-  local account = account_of(account_key)
-  if not account then
+  if not balance then
     return 'cold'
   end
   local charge = related ~= '' and charge_of(refunded_key)
@@ -78,27 +72,23 @@ local function refund()
     return 'cold_charge'
   end
   if bounded == '1' and charge.refunded + integer(amount) > charge.charged then
-    return refuse('refund_exceeds_charge', text(charge.charged), text(charge.refunded))
+    local charged, refunded = text(charge.charged), text(charge.refunded)
+    return refusal('refund', amount, terms, tail, 'refund_exceeds_charge', charged, refunded)
   end
-  if not fits(account, integer(amount)) then
-    return refuse('balance_limit', text(account.balance), amount)
+  if not fits(balance, integer(amount)) then
+    return refusal('refund', amount, terms, tail, 'balance_limit', text(balance), amount)
   end
 
   if charge then
-    charge.refunded = charge.refunded + integer(amount)
-    charge.given = true
+    charge.refunded, charge.given_by = charge.refunded + integer(amount), item
   end
-  return add('refund', account_key, integer(amount), {
-    record_key = record_key, transaction_id = transaction_id, fingerprint = fingerprint,
-    ttl_ms = ttl_ms, audited = audited, tail = tail, now_ms = now_ms,
-  })
+  return add('refund', item, integer(amount))
 end
 
-local call = { meta = meta, journal = journal, now_us = now_us, grace_ms = grace_ms }
-local replies = batch(call, 3, refund)
+local replies = batch(refund)
 for key, charge in pairs(charges) do
-  if charge.given then
-    redis.call('HSET', key, 'refunded', text(charge.refunded))
+  if charge.given_by and match(replies[charge.given_by], '^ok') then
+    call('HSET', key, 'refunded', text(charge.refunded))
   end
 end
 return replies

@@ -1,13 +1,14 @@
 -- refuse: journal refusals the caller decided itself, such as an unknown user. Audit only.
 --
--- KEYS[1]   meta
--- KEYS[2]   journal
+-- KEYS[1]   journal
+-- KEYS[2]   gate
 --
 -- ARGV[1]   now_us     microseconds, '' for the server's own time
 -- ARGV[2…]  verb, subject, tail, code, one, two, three    for each item
 --
 -- replies:
---   ok   the number of items
+--   ok       the number of items
+--   failed   why the journal takes no entry
 
 --- @include "integer"
 --- @include "clock"
@@ -17,16 +18,17 @@
 --- @include "journal"
 --- @include "refusal"
 
-local meta, journal = KEYS[1], KEYS[2]
+local journal, gate = KEYS[1], KEYS[2]
 local now_us = clock(ARGV[1])
 
-local epoch, closed = gate(meta)
+local epoch, closed = pass(call('GET', gate))
 if closed then
   return closed
 end
+local terms = { audited = AUDIT_ALL }
 for at = 2, #ARGV, 7 do
   local verb, subject, tail, code, one, two, three = unpack(ARGV, at, at + 6)
-  refusal(verb, AUDIT_ALL, subject, tail, code, one, two, three)
+  refusal(verb, subject, terms, tail, code, one, two, three)
 end
-commit({ journal = journal, now_us = now_us, grace_ms = '0' }, epoch)
-return 'ok\0' .. text((#ARGV - 1) / 7)
+local _, problem = append(journal, epoch, now_us, 1, #items)
+return problem and 'failed\0' .. problem or 'ok\0' .. text(#items)

@@ -1,13 +1,13 @@
--- set_tier: change, or renew, the membership of accounts of one partition, each item at most once.
+-- set_tier: change, or renew, the membership of accounts, each item at most once.
 --
--- KEYS[1]   meta
--- KEYS[2]   journal
--- KEYS[3…]  account, record                                    for each item
+-- KEYS      journal, gate                 for each partition
+--           account, record               for each item
 --
--- ARGV[1]   now_us     microseconds, '' for the server's own time
--- ARGV[2]   grace_ms   how much longer than its ttl a record stays in memory
--- ARGV[3…]  transaction_id, tail, terms    for each item
---           fingerprint, ttl_ms, audited, verb, target, subject, judged_by, policy, expiry, options    at the place terms names
+-- ARGV[1]   now_us       microseconds, '' for the server's own time
+-- ARGV[2]   partitions   how many
+-- ARGV[3…]  items        how many, for each partition
+--           transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, life_ms, audited, verb, target, subject, judged_by, policy, expiry, options    at the place terms names
 --           then tier, verdict, cap                 for each of the options
 --
 -- verb is the operation for the audit log, target the new tier ('' keeps the stored one), subject
@@ -26,6 +26,9 @@
 --   ok         old_tier, new_tier, balance_before, balance_after, expires
 --   replayed   transaction_id, old_tier, new_tier, balance_before, balance_after, expires
 --   a refusal  code and three details
+--   failed     why: the journal takes no entry, or the record cannot be read
+
+local KEYS_OF_ITEM = 2
 
 --- @include "integer"
 --- @include "clock"
@@ -35,10 +38,6 @@
 --- @include "journal"
 --- @include "refusal"
 --- @include "batch"
-
-local meta, journal = KEYS[1], KEYS[2]
-local now_us, now_ms = clock(ARGV[1])
-local grace_ms = ARGV[2]
 
 -- The verdict and the cap of the option that holds for a tier.
 local function verdict_on(tier, at, options)
@@ -56,65 +55,56 @@ local function balance_under(policy, balance, cap)
   return cap
 end
 
-local function set_membership(account, tier, expiry)
-  account.member, account.tier = true, tier
-  if expiry == 'clear' then
-    account.expires = nil
-  elseif expiry ~= 'keep' then
-    account.expires = integer(expiry)
+-- When the membership ends after the change, '' for never.
+local function expires_after(expiry, expires)
+  if expiry == 'keep' then
+    return expires
   end
+  return expiry == 'clear' and '' or text(integer(expiry))
 end
 
-local function set_tier()
-  local account_key, record_key = next_keys(2)
-  local transaction_id, tail, terms = next_item()
-  local fingerprint, ttl_ms, audited = terms.fingerprint, terms.ttl_ms, terms.audited
+local function set_tier(item)
+  local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
   local verb, target, subject, judged_by, policy, expiry, options = own_terms(terms, 7)
-  local account = account_of(account_key)
-  local expired = account and has_expired(account, now_ms)
-  local judged = account and not (expired and judged_by == 'effective') and account.tier or ''
-  local verdict, cap = verdict_on(judged, terms.own + 7, integer(options))
+  local before, sequence, reserved, expires, tier = account_of(account_key, account)
+  local expired = before and has_expired(expires, now_ms)
+  local judged = before and not (expired and judged_by == 'effective') and tier or ''
+  local verdict, cap = verdict_on(judged, terms.own_at + 7, tonumber(options))
 
-  local function refuse(...)
-    return refusal(verb, audited, subject, tail, ...)
-  end
-
-  local replay, used_by = replay_of(record_key, fingerprint, now_ms)
+  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
   if used_by then
-    return refuse('idempotency_key_conflict', used_by)
+    return refusal(verb, subject, terms, tail, 'idempotency_key_conflict', used_by)
   end
   if replay then
     return replay
   end
-  if not account then
+  if not before then
     return 'cold'
   end
   if verdict == 'undefined_tier' then
-    return refuse('undefined_tier')
+    return refusal(verb, subject, terms, tail, 'undefined_tier')
   end
   if verdict == '' and expiry == 'keep' and expired and judged_by == 'effective' then
     verdict = 'expired'
   end
   if verdict ~= '' then
-    return refuse('invalid_tier_change', judged, verdict)
+    return refusal(verb, subject, terms, tail, 'invalid_tier_change', judged, verdict)
   end
 
-  local old_tier, before = account.tier, account.balance
-  post(account_key, balance_under(policy, before, cap) - before)
-  set_membership(account, target ~= '' and target or old_tier, expiry)
-  local expires = account.expires and text(account.expires) or ''
+  local balance = balance_under(policy, before, cap)
+  local after, number = text(balance), text(sequence + 1)
+  local new_tier = target ~= '' and target or tier
+  local ends = expires_after(expiry, expires)
+  local result = table.concat({ tier, new_tier, text(before), after, ends }, '\0')
   journalled(table.concat({
-    'tier', transaction_id, account.sequence_text, text(account.balance - before),
-    account.balance_text, fingerprint, ttl_ms, audited, verb, old_tier, account.tier, expires,
-    expiry, tail,
+    'tier', transaction_id, number, text(balance - before), after, terms.fingerprint, terms.ttl_ms,
+    terms.audited, verb, tier, new_tier, ends, expiry, tail,
   }, '\0'))
-  local result = table.concat(
-    { old_tier, account.tier, text(before), text(account.balance), expires },
-    '\0'
+  post(
+    account_key, account_text(after, number, reserved, ends, new_tier), record_key,
+    table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
-  remember(record_key, fingerprint, transaction_id, ttl_ms, now_ms, result)
   return 'ok\0' .. result
 end
 
-local call = { meta = meta, journal = journal, now_us = now_us, grace_ms = grace_ms }
-return batch(call, 2, set_tier)
+return batch(set_tier)

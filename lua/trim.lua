@@ -1,7 +1,8 @@
 -- trim: note how far the ledger is, and drop what it has had for long enough.
 --
--- KEYS[1]  meta
--- KEYS[2]  journal
+-- KEYS[1]  gate
+-- KEYS[2]  meta
+-- KEYS[3]  journal
 --
 -- ARGV[1]   synced   the last entry in the ledger; it stays, for the next batch to compare
 -- ARGV[2]   keep     the first entry to keep, not after synced
@@ -19,14 +20,14 @@
 --- @include "integer"
 --- @include "gate"
 
-local meta, journal = KEYS[1], KEYS[2]
+local gate, meta, journal = KEYS[1], KEYS[2], KEYS[3]
 local synced, keep = ARGV[1], ARGV[2]
 
-local epoch, closed = gate(meta)
+local epoch, closed = pass(call('GET', gate))
 if closed then
   return closed
 end
-local entry = redis.call('XRANGE', journal, synced, synced)[1]
+local entry = call('XRANGE', journal, synced, synced)[1]
 if not entry or #entry[2] ~= #ARGV - 2 then
   return 'forked'
 end
@@ -36,6 +37,6 @@ for at, value in ipairs(entry[2]) do
   end
 end
 
-local dropped = redis.call('XTRIM', journal, 'MINID', '=', keep)
-redis.call('HSET', meta, 'synced', synced)
+local dropped = call('XTRIM', journal, 'MINID', '=', keep)
+call('HSET', meta, 'synced', synced)
 return 'ok\0' .. text(dropped)

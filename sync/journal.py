@@ -90,7 +90,7 @@ class Journal:
         reply: bytes = await self._router.run_script(
             partition,
             "trim",
-            (partition.meta, partition.journal),
+            (partition.gate, partition.meta, partition.journal),
             (str(last.id).encode(), keep.encode(), *last.fields),
         )
         return reply.startswith(b"ok\0")

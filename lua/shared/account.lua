@@ -1,45 +1,30 @@
--- account: a user's balance and membership, read once a call; later items see what earlier ones did.
+-- account: a user's balance and membership as one text, so that one command reads the accounts of
+-- all items and one writes them. Later items of a call see what earlier ones did.
 --
---   b  balance, micro-credits          t  tier, absent for none
---   r  reserved, absent for none       x  membership expiry in ms, absent for none
---   s  sequence of the last transaction
---   l  journal entry of the last change
+--   entry balance reserved sequence expires tier      separated by a blank
+--
+-- entry is the journal entry of the last change, '-' where the account was loaded; expires is in
+-- milliseconds; without a membership expires and tier are empty.
 
-local accounts, changed = {}, {}
+local accounts = {} -- by key: what this call has changed; the entry is put before it at the end
 
--- The account, or nil where Redis does not know it: cold, never "zero".
-local function account_of(key)
-  local account = accounts[key]
-  if account then
-    return account
-  end
-  local found = redis.call('HMGET', key, 'b', 'r', 's', 't', 'x')
-  if not found[1] then
+-- balance, sequence as numbers, reserved, expires, tier as text; nothing for an account that Redis
+-- does not know: cold, never "zero".
+local function account_of(key, found)
+  local account = accounts[key] or found
+  if not account then
     return nil
   end
-  account = {
-    balance = integer(found[1]),
-    reserved = found[2] and integer(found[2]) or 0,
-    sequence = integer(found[3]),
-    tier = found[4] or '',
-    expires = found[5] and integer(found[5]),
-    balance_text = false,
-    sequence_text = false,
-  }
-  accounts[key] = account
-  return account
+  local balance, reserved, sequence, expires, tier =
+    match(account, '^%S* (%-?%d+) (%d+) (%d+) (%d*) (.*)$')
+  return tonumber(balance), tonumber(sequence), reserved, expires, tier
 end
 
--- The next state of an account; written by `commit`, after the journal.
-local function post(key, delta)
-  local account = accounts[key]
-  account.balance = account.balance + delta
-  account.sequence = account.sequence + 1
-  account.balance_text, account.sequence_text = text(account.balance), text(account.sequence)
-  changed[key] = account
-  return account
+-- The same as text, without its entry.
+local function account_text(balance, sequence, reserved, expires, tier)
+  return ' ' .. balance .. ' ' .. reserved .. ' ' .. sequence .. ' ' .. expires .. ' ' .. tier
 end
 
-local function has_expired(account, now_ms)
-  return account.expires and now_ms > account.expires
+local function has_expired(expires, now_ms)
+  return expires ~= '' and now_ms > tonumber(expires)
 end

@@ -3,20 +3,23 @@
 local BALANCE_MAX = 9e15
 
 -- Whether an amount still fits; both are exact, and so is their sum.
-local function fits(account, amount)
-  return account.balance + amount <= BALANCE_MAX
+local function fits(balance, amount)
+  return balance + amount <= BALANCE_MAX
 end
 
--- Books the amount, journals and remembers it; the result for the caller.
-local function add(kind, account_key, amount, item)
-  local account = post(account_key, amount)
+-- Books the amount of an item: journalled, posted, remembered; the reply.
+local function add(kind, item, amount)
+  local account_key, account, record_key, _, transaction_id, tail, terms = item_at(item)
+  local balance, sequence, reserved, expires, tier = account_of(account_key, account)
+  local after, number = text(balance + amount), text(sequence + 1)
+  local result = text(amount) .. '\0' .. after
   journalled(table.concat({
-    kind, item.transaction_id, account.sequence_text, text(amount), account.balance_text,
-    item.fingerprint, item.ttl_ms, item.audited, item.tail,
+    kind, transaction_id, number, text(amount), after, terms.fingerprint, terms.ttl_ms,
+    terms.audited, tail,
   }, '\0'))
-  local result = text(amount) .. '\0' .. account.balance_text
-  remember(
-    item.record_key, item.fingerprint, item.transaction_id, item.ttl_ms, item.now_ms, result
+  post(
+    account_key, account_text(after, number, reserved, expires, tier), record_key,
+    table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
   return 'ok\0' .. result
 end

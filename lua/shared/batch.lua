@@ -1,57 +1,81 @@
--- batch: a call decides any number of items of one partition. KEYS and ARGV are read item after
--- item, from left to right; every item gets a reply of its own, and one refusal refuses only itself.
+-- batch: a call decides any number of items, of one or of several partitions of its server. The items
+-- of a partition stand together and become one journal entry. Every item gets a reply of its own: one
+-- refusal refuses only itself; a partition that is closed, or whose journal takes no entry, stops
+-- only its own items.
 --
 -- An item names its terms by their place in ARGV, behind the items: what many items of a call have in
 -- common (price, time to live, audit) is sent, and turned into Lua values, once.
 
-local key_at, argument_at, terms_of = 3, 3, {}
+local KEYS, ARGV = KEYS, ARGV
+local now_us, now_ms = clock(ARGV[1])
+local partitions = tonumber(ARGV[2])
+local count = (#KEYS - 2 * partitions) / KEYS_OF_ITEM
+local found = call('MGET', unpack(KEYS, partitions + 1, 2 * (partitions + count)))
 
-local function next_keys(count)
-  key_at = key_at + count
-  return unpack(KEYS, key_at - count, key_at - 1)
-end
+local terms_at = {}
 
--- Transaction id, tail and terms of the next item; `own` is where the verb's own terms begin.
-local function next_item()
-  argument_at = argument_at + 3
-  local place = ARGV[argument_at - 1]
-  local terms = terms_of[place]
+local function terms_of(place)
+  local terms = terms_at[place]
   if not terms then
-    local at = integer(place)
-    terms = { fingerprint = ARGV[at], ttl_ms = ARGV[at + 1], audited = ARGV[at + 2], own = at + 3 }
-    terms_of[place] = terms
+    local at = tonumber(place)
+    terms = {
+      fingerprint = ARGV[at], ttl_ms = ARGV[at + 1], life_ms = ARGV[at + 2], audited = ARGV[at + 3],
+      own_at = at + 4, ends = text(now_ms + integer(ARGV[at + 1])), options = false,
+    }
+    terms_at[place] = terms
   end
-  return ARGV[argument_at - 3], ARGV[argument_at - 2], terms
+  return terms
 end
 
-local function own_terms(terms, count)
-  return unpack(ARGV, terms.own, terms.own + count - 1)
+-- The verb's own terms.
+local function own_terms(terms, size)
+  return unpack(ARGV, terms.own_at, terms.own_at + size - 1)
 end
 
--- What is remembered of the items' operations, all of it in one command: the second key of each item.
-local function recall(items, keys_per_item)
-  local keys = {}
-  for item = 1, items do
-    keys[item] = KEYS[4 + keys_per_item * (item - 1)]
-  end
-  local found = redis.call('MGET', unpack(keys))
-  for item, key in ipairs(keys) do
-    remembered[key] = found[item]
-  end
+-- The keys of account and record, each with what Redis has there; transaction id, tail, terms.
+local function item_at(item)
+  local account, record = partitions + item, partitions + count + item
+  local at = partitions + 3 * item
+  return KEYS[partitions + account], found[account], KEYS[partitions + record], found[record],
+    ARGV[at], ARGV[at + 1], terms_of(ARGV[at + 2])
 end
 
--- The replies of `decide` for all items, after everything they decided has been written.
-local function batch(call, keys_per_item, decide)
-  local epoch, closed = gate(call.meta)
-  local items, replies = (#KEYS - 2) / keys_per_item, {}
-  if not closed then
-    recall(items, keys_per_item)
+-- Write what was decided; a partition whose journal takes no entry has failed, and nothing else.
+local function commit(sections, replies)
+  local written = {}
+  for _, section in ipairs(sections) do
+    local problem
+    section.entry, problem =
+      append(section.journal, section.epoch, now_us, section.items_from, section.items_to)
+    if problem then
+      for item = section.first, section.last do
+        replies[item] = 'failed\0' .. problem
+      end
+    else
+      written[#written + 1] = section
+    end
   end
-  for item = 1, items do
-    replies[item] = closed or decide()
+  write_accounts(written)
+  write_records(written)
+end
+
+-- The replies of `decide` to all items, after what it decided was written.
+local function batch(decide)
+  local replies, sections, last = {}, {}, 0
+  for partition = 1, partitions do
+    local epoch, closed = pass(found[partition])
+    local first, items_from, posted_from = last + 1, #items + 1, #posted + 1
+    last = last + tonumber(ARGV[2 + partition])
+    for item = first, last do
+      replies[item] = closed or decide(item)
+    end
+    if #items >= items_from then
+      sections[#sections + 1] = {
+        journal = KEYS[partition], epoch = epoch, entry = false, first = first, last = last,
+        items_from = items_from, items_to = #items, posted_from = posted_from, posted_to = #posted,
+      }
+    end
   end
-  if not closed then
-    commit(call, epoch)
-  end
+  commit(sections, replies)
   return replies
 end

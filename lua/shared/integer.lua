@@ -2,11 +2,12 @@
 -- `..` or tostring with 14 digits only, so every number that leaves a script goes through `text`.
 
 local LIMIT = 9e15
-local find, format, tonumber = string.find, string.format, tonumber
+local call, format, match = redis.call, string.format, string.match
+local tonumber, unpack = tonumber, unpack
 
 -- The number; anything else is our own mistake and ends the script before its first write.
 local function integer(digits)
-  local number = find(digits, '^-?%d+$') and tonumber(digits)
+  local number = match(digits, '^-?%d+$') and tonumber(digits)
   if number and number >= -LIMIT and number <= LIMIT then
     return number
   end

@@ -1,67 +1,58 @@
--- journal: one entry a call, with every item of it; and the order of all writes of a call.
+-- journal: what was decided, gathered item by item and written at the end, in one order.
 --
 -- Scripts do not roll back. So nothing is written before the last item is decided; then the journal
--- first (the only write that can be denied for want of memory), the balances next, the records of
--- finished operations last. A call is in the journal whole or not at all.
+-- entries, one a partition (the only write that can be denied for want of memory); then the accounts;
+-- then the records of finished operations. What a call does in a partition is journalled whole or not
+-- at all.
 
-local items, records, expiries = {}, {}, {}
+local items, posted = {}, {}
 
--- An item of the entry: its kind and its fields, separated by NUL. Items are numbered from 0.
+-- An item of the partition's entry: its kind and its fields, separated by NUL.
 local function journalled(item)
-  local size = #items
-  items[size + 1] = size / 2
-  items[size + 2] = item
+  items[#items + 1] = item
 end
 
--- The end of an operation that is remembered for so long, as text; worked out once a call.
-local function expiry(ttl_ms, now_ms)
-  local ends = expiries[ttl_ms]
-  if not ends then
-    ends = text(now_ms + integer(ttl_ms))
-    expiries[ttl_ms] = ends
+-- The next state of an account, and what is remembered of the operation that led to it.
+local function post(account_key, account, record_key, record, life_ms)
+  accounts[account_key], records[record_key] = account, record
+  local size = #posted
+  posted[size + 1], posted[size + 2] = account_key, record_key
+  posted[size + 3], posted[size + 4] = record, life_ms
+end
+
+-- The id of a new entry with the items at these places; or the error of a journal that takes none.
+local function append(journal, epoch, now_us, from, to)
+  local items_text = table.concat(items, '\0', from, to)
+  local entry = redis.pcall('XADD', journal, epoch .. '-*', 'v', FORMAT, 't', now_us, 'i', items_text)
+  if type(entry) == 'table' then
+    return nil, tostring(entry.err)
   end
-  return ends
+  return entry
 end
 
-local function remember(key, fingerprint, transaction_id, ttl_ms, now_ms, result)
-  local ends = expiry(ttl_ms, now_ms)
-  local record = fingerprint .. '\0' .. transaction_id .. '\0' .. ends .. '\0' .. result
-  remembered[key] = record
-  local size = #records
-  records[size + 1], records[size + 2], records[size + 3] = key, record, ttl_ms
-end
-
-local function write_account(key, account, entry)
-  redis.call('HSET', key, 'b', account.balance_text, 's', account.sequence_text, 'l', entry)
-  if account.member then
-    redis.call('HSET', key, 't', account.tier)
-    if account.expires then
-      redis.call('HSET', key, 'x', text(account.expires))
-    else
-      redis.call('HDEL', key, 'x')
+-- The last state of every account that changed, in one command.
+local function write_accounts(sections)
+  local states = {}
+  for _, section in ipairs(sections) do
+    for at = section.posted_from, section.posted_to, 4 do
+      local key = posted[at]
+      local account = accounts[key]
+      if account then
+        local size = #states
+        states[size + 1], states[size + 2] = key, section.entry .. account
+        accounts[key] = nil
+      end
     end
   end
+  if #states > 0 then
+    call('MSET', unpack(states))
+  end
 end
 
-local function commit(call, epoch)
-  if #items == 0 then
-    return
-  end
-  local grace_ms = integer(call.grace_ms)
-  local entry = redis.call(
-    'XADD', call.journal, epoch .. '-*', 'v', FORMAT, 't', call.now_us, unpack(items)
-  )
-  for key, account in pairs(changed) do
-    write_account(key, account, entry)
-  end
-  local lives = {}
-  for at = 1, #records, 3 do
-    local ttl_ms = records[at + 2]
-    local life = lives[ttl_ms]
-    if not life then
-      life = text(integer(ttl_ms) + grace_ms)
-      lives[ttl_ms] = life
+local function write_records(sections)
+  for _, section in ipairs(sections) do
+    for at = section.posted_from, section.posted_to, 4 do
+      call('SET', posted[at + 1], posted[at + 2], 'PX', posted[at + 3])
     end
-    redis.call('SET', records[at], records[at + 1], 'PX', life)
   end
 end

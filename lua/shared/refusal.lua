@@ -2,10 +2,13 @@
 
 local AUDIT_ALL = '2'
 
-local function refusal(verb, audited, subject, tail, code, one, two, three)
-  local details = table.concat({ one or '', two or '', three or '' }, '\0')
-  if audited == AUDIT_ALL then
-    journalled(table.concat({ 'refused', verb, code, details, subject, tail }, '\0'))
+-- subject is what the audit says of the request: an amount, a tier.
+local function refusal(verb, subject, terms, tail, code, one, two, three)
+  local details = (one or '') .. '\0' .. (two or '') .. '\0' .. (three or '')
+  if terms.audited == AUDIT_ALL then
+    journalled(
+      'refused\0' .. verb .. '\0' .. code .. '\0' .. details .. '\0' .. subject .. '\0' .. tail
+    )
   end
   return code .. '\0' .. details
 end

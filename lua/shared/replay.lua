@@ -1,16 +1,19 @@
 -- replay: what is remembered of an operation: fingerprint, transaction id, expiry in ms and result,
--- separated by NUL. An item may repeat an earlier item of its own batch.
+-- separated by NUL. An item may repeat an earlier item of its own call.
 
-local remembered = {} -- by key; `batch` fills it with what Redis has, `remember` adds to it
+local records = {} -- by key: what this call has added
 
 -- Nothing; or the reply with the first result; or nil and the id of the transaction that used the
 -- key for something else.
-local function replay_of(key, fingerprint, now_ms)
-  local record = remembered[key]
+local function replay_of(key, found, fingerprint, now_ms)
+  local record = records[key] or found
   if not record then
     return nil
   end
-  local first, transaction_id, expires, result = string.match(record, '^(%Z*)%z(%Z*)%z(%d+)%z(.*)$')
+  local first, transaction_id, expires, result = match(record, '^(%Z*)%z(%Z*)%z(%d+)%z(.*)$')
+  if not first then
+    return 'failed\0MALFORMED what is remembered of the operation cannot be read'
+  end
   if now_ms > integer(expires) then
     return nil
   end

@@ -179,19 +179,19 @@ async def _connection_lost(fault: _Fault) -> AsyncGenerator[None, None]:
     send = Lane.send
     calls = count(1)
 
-    async def sending(
+    def sending(
         lane: Lane, requests: Sequence[bytes], replies: Sequence[Callable[[Reply], None]]
     ) -> None:
         shas = [lane.scripts[name].sha for name in _SCRIPTS if name in lane.scripts]
         if not any(sha in request for sha in shas for request in requests):
-            await send(lane, requests, replies)
+            send(lane, requests, replies)
         elif not fault.transient:
-            await send(lane, requests, [_lost(lane, fault, calls, reply) for reply in replies])
+            send(lane, requests, [_lost(lane, fault, calls, reply) for reply in replies])
         else:
             if fault.is_due(next(calls)):
                 fault.hits += 1
                 lane.abandon(ConnectionResetError(fault.message))
-            await send(lane, requests, replies)
+            send(lane, requests, replies)
 
     with patch.object(Lane, "send", sending):
         yield

@@ -4,11 +4,14 @@ The reference's storage has a method for each table, and hands one database cont
 an operation. Ours is one script call. So the real server's MONITOR is read while a step runs, and
 the commands inside the script get the names of the methods they stand for:
 
-    MGET records     getIdempotencyRecord      XADD item         createTransaction
-    HMGET account    getUserById                 if audited      createAuditLog
-    SELECT users     getUserById               HSET account      updateUserCredits
-                                                 with a tier     updateUserMembership
+    MGET record      getIdempotencyRecord      XADD item         createTransaction
+    MGET account     getUserById                 if audited      createAuditLog
+    GET account      getUserById                 and the account updateUserCredits
+    SELECT users     getUserById                 or with a tier  updateUserMembership
     SELECT ledger    getTransactions           SET record        createIdempotencyRecord
+
+What MSET then does to the account stands in the item already, and in the item alone: which fields
+changed cannot be seen in an account's text.
 
 A record under an operation's own id is how a repeated attempt is recognised; only one under the
 caller's key is an idempotency record of the reference.
@@ -148,8 +151,6 @@ def calls_of(
                 reads.append(name)
     if len(writers) > 1 or _NO_SCRIPT in writers:
         raise AssertionError(f"the change is not one script call: {writes}")
-    if "updateUserMembership" in writes:
-        writes = [name for name in writes if name != "updateUserCredits"]
     return [*dict.fromkeys(reads), *dict.fromkeys(writes)]
 
 
@@ -184,14 +185,12 @@ def _of_command(words: list[bytes], record_keys: frozenset[bytes]) -> list[str]:
     command, key = words[0].upper(), words[1] if len(words) > 1 else b""
     if command == b"XADD":
         return _of_entry(words)
-    if command == b"MGET" and record_keys.intersection(words[1:]):
-        return ["getIdempotencyRecord"]
+    if command in {b"GET", b"MGET"}:
+        looked_at = {"getUserById": any(b"}:a:" in word for word in words[1:])}
+        looked_at["getIdempotencyRecord"] = not record_keys.isdisjoint(words[1:])
+        return [name for name, is_so in looked_at.items() if is_so]
     if command == b"SET" and key in record_keys:
         return ["createIdempotencyRecord"]
-    if command == b"HMGET" and b"}:a:" in key:
-        return ["getUserById"]
-    if command == b"HSET" and b"}:a:" in key:
-        return ["updateUserMembership" if words[2] == b"t" else "updateUserCredits"]
     return []
 
 
@@ -202,6 +201,7 @@ def _of_entry(words: list[bytes]) -> list[str]:
             names.append("createAuditLog")
         else:
             names += ["createTransaction", *(["createAuditLog"] if item.audited else [])]
+            names.append("updateUserMembership" if item.tier else "updateUserCredits")
     return names
 
 

@@ -162,7 +162,7 @@ async def _remember(kit: CreditsKit, case: Case, record: Object) -> None:
         )
         await lane.run_script(
             "remember",
-            (operation.partition.meta, operation.record_key),
+            (operation.partition.gate, operation.record_key),
             (b"\0".join(fields), b"%d" % _REDIS_TTL_MS),
         )
     row = {

@@ -8,9 +8,12 @@ _ACCOUNT = b"{credits:0.1}:a:ada"
 _RECORD = b"{credits:0.1}:i:digest"
 _KEYS = frozenset({_RECORD})
 _SCRIPT = Line(b"unix:", [b"EVALSHA", b"sha"])
-_READ = Line(b"lua", [b"HMGET", _ACCOUNT, b"b"])
-_CREDITS = Line(b"lua", [b"HSET", _ACCOUNT, b"b", b"1"])
-_TIER = Line(b"lua", [b"HSET", _ACCOUNT, b"t", b"pro"])
+_READ = Line(b"lua", [b"MGET", b"{credits:0.1}:g", _ACCOUNT, _RECORD])
+_ENTRY = [b"XADD", b"{credits:0.1}:j", b"1-*", b"v", b"1", b"t", b"1", b"i"]
+_TRANSACTION = b"t1\x001\x00-1\x009\0f\x0060000\x000\0"
+_TAIL = b"ada\0chat\0\0\0"
+_CREDITS = Line(b"lua", [*_ENTRY, b"grant\0" + _TRANSACTION + _TAIL])
+_TIER = Line(b"lua", [*_ENTRY, b"tier\0" + _TRANSACTION + b"upgradeTier\0\0pro\0\0keep\0" + _TAIL])
 
 
 def test_a_line_of_the_monitor_is_read_with_its_escapes() -> None:
@@ -26,14 +29,15 @@ def test_what_is_no_line_of_the_monitor_is_an_error() -> None:
 
 
 def test_one_script_reads_and_then_writes() -> None:
-    get, put = Line(b"lua", [b"MGET", _RECORD]), Line(b"lua", [b"SET", _RECORD, b"x"])
+    put = Line(b"lua", [b"SET", _RECORD, b"x"])
 
     assert [
         "getUserById",
         "getIdempotencyRecord",
+        "createTransaction",
         "updateUserCredits",
         "createIdempotencyRecord",
-    ] == calls_of([_SCRIPT, _READ, get, _CREDITS, put], [], _KEYS)
+    ] == calls_of([_SCRIPT, _READ, _CREDITS, put], [], _KEYS)
 
 
 def test_a_record_under_an_operations_own_id_is_none_of_the_references() -> None:
@@ -43,7 +47,7 @@ def test_a_record_under_an_operations_own_id_is_none_of_the_references() -> None
 
 
 def test_a_change_of_tier_is_one_call() -> None:
-    assert ["updateUserMembership"] == calls_of([_SCRIPT, _CREDITS, _TIER], [], _KEYS)
+    assert ["createTransaction", "updateUserMembership"] == calls_of([_SCRIPT, _TIER], [], _KEYS)
 
 
 def test_statements_count_as_reads() -> None:

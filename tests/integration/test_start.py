@@ -135,8 +135,9 @@ async def test_a_redis_with_another_number_of_partitions_is_not_touched(
 ) -> None:
     async with kit_on(CONFIG, redis_endpoint, sqlite_database, None) as kit:
         lane = await kit.engine.lane()
-        meta = kit.engine.partitions[0].meta
-        await lane.execute(b"HSET", meta, b"run", b"other", b"partitions", b"9")
+        keys = kit.engine.partitions[0]
+        await lane.execute(b"SET", keys.gate, b"1 other 1 0.1.0")
+        await lane.execute(b"HSET", keys.meta, b"partitions", b"9")
 
     engine = CreditsEngine(CONFIG, redis=redis_endpoint, database=sqlite_database)
     error = await refusal_of(engine)
@@ -151,9 +152,9 @@ async def test_keys_in_another_format_are_not_touched_and_told_by_whom(
 ) -> None:
     async with kit_on(CONFIG, redis_endpoint, sqlite_database, None) as kit:
         lane = await kit.engine.lane()
-        meta = kit.engine.partitions[0].meta
-        words = (b"run", b"other", b"format", b"2", b"library", b"9.9.9")
-        await lane.execute(b"HSET", meta, *words)
+        keys = kit.engine.partitions[0]
+        await lane.execute(b"DEL", keys.gate)
+        await lane.execute(b"HSET", keys.meta, b"format", b"2", b"library", b"9.9.9")
 
     engine = CreditsEngine(CONFIG, redis=redis_endpoint, database=sqlite_database)
     error = await refusal_of(engine)
@@ -169,8 +170,8 @@ async def test_keys_that_changed_their_format_meanwhile_refuse_charges(
     async with kit_on(CONFIG, redis_endpoint, sqlite_database, None) as kit:
         await kit.engine.create_user("ada", credits=100)
         lane = await kit.engine.lane()
-        meta = kit.engine.partitions.of(b"ada").meta
-        await lane.execute(b"HSET", meta, b"format", b"2", b"library", b"9.9.9")
+        gate = kit.engine.partitions.of(b"ada").gate
+        await lane.execute(b"SET", gate, b"2 %b 1 9.9.9" % lane.run.encode())
 
         with pytest.raises(IncompatibleFormatError, match=r"by credits-fast 9\.9\.9"):
             await kit.engine.charge("ada", "image")

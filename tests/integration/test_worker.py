@@ -210,9 +210,9 @@ async def test_unreadable_metadata_is_set_aside_and_its_amount_booked(kit: Credi
     await kit.engine.charge("ada", "free", amount=1)
     item = b"charge\0tx-poison\x003\0-5000000\x0094000000\0-\x0060000\x002\0\0\0ada\0free\0\0\0"
     poison = b'{"a":"\\u0000"}'
-    words = (b"v", b"1", b"t", b"1768478400000000", b"0", item + poison)
+    words = (b"v", b"1", b"t", b"1768478400000000", b"i", item + poison)
     await lane.execute(b"XADD", keys.journal, b"1-*", *words)
-    await lane.execute(b"HSET", keys.account(b"ada"), b"b", b"94000000", b"s", b"3")
+    await lane.execute(b"SET", keys.account(b"ada"), b"- 94000000 0 3  ")
     await kit.engine.charge("ada", "free", amount=1, metadata={"fine": True})
 
     await kit.assert_balanced()
@@ -259,14 +259,14 @@ async def test_a_balance_that_was_changed_by_hand_stops_its_partition(kit: Credi
 
 async def test_a_balance_that_was_changed_in_redis_stops_its_partition(kit: CreditsKit) -> None:
     async def sabotage(lane: Any, keys: Any) -> None:
-        await lane.execute(b"HSET", keys.account(b"ada"), b"b", b"999000000")
+        await lane.execute(b"SET", keys.account(b"ada"), b"- 999000000 0 2  ")
 
     assert "ChainBrokenError" in await set_aside_by(kit, sabotage)
 
 
 async def test_an_entry_nobody_of_us_wrote_stops_its_partition(kit: CreditsKit) -> None:
     async def sabotage(lane: Any, keys: Any) -> None:
-        await lane.execute(b"XADD", keys.journal, b"1-*", b"v", b"1", b"t", b"1", b"0", b"what\0")
+        await lane.execute(b"XADD", keys.journal, b"1-*", b"v", b"1", b"t", b"1", b"i", b"what\0")
 
     assert "unknown kind 'what'" in await set_aside_by(kit, sabotage)
 
@@ -275,7 +275,7 @@ async def test_an_entry_in_another_format_stops_its_partition_and_is_told_by_who
     kit: CreditsKit,
 ) -> None:
     async def sabotage(lane: Any, keys: Any) -> None:
-        await lane.execute(b"XADD", keys.journal, b"1-*", b"v", b"2", b"t", b"1", b"0", b"x")
+        await lane.execute(b"XADD", keys.journal, b"1-*", b"v", b"2", b"t", b"1", b"i", b"x")
         await lane.execute(b"HSET", keys.meta, b"library", b"9.9.9")
 
     reason = await set_aside_by(kit, sabotage)
@@ -301,9 +301,9 @@ async def test_an_operation_id_that_is_recorded_already_stops_its_partition(
     async def sabotage(lane: Any, keys: Any) -> None:
         (known,) = [row.id for row in await kit.transactions("ada")][1:]
         item = f"charge\0{known}\x003\x000\x0099000000\0-\x0060000\x002\0\0\0ada\0free\0\0\0"
-        words = (b"v", b"1", b"t", b"1768478400000000", b"0", item.encode())
+        words = (b"v", b"1", b"t", b"1768478400000000", b"i", item.encode())
         await lane.execute(b"XADD", keys.journal, b"1-*", *words)
-        await lane.execute(b"HSET", keys.account(b"ada"), b"s", b"3")
+        await lane.execute(b"SET", keys.account(b"ada"), b"- 99000000 0 3  ")
 
     assert "LedgerRefusedError" in await set_aside_by(kit, sabotage)
 

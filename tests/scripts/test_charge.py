@@ -74,7 +74,7 @@ async def test_refusals_come_in_their_order(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("meta", "reply"),
+    ("gate", "reply"),
     [
         ({"run": "another-server"}, "fenced"),
         ({"format": "2", "library": "9.9.9"}, "incompatible 2 9.9.9"),
@@ -82,11 +82,11 @@ async def test_refusals_come_in_their_order(bench: Bench) -> None:
 )
 async def test_a_closed_partition_refuses_every_item(
     bench: Bench,
-    meta: dict[str, str],
+    gate: dict[str, str],
     reply: str,
 ) -> None:
     await bench.account(b=100)
-    await bench.meta(**meta)
+    await bench.gate(**gate)
     charge = charge_call(bench.operation(), priced(1))
 
     assert [reply, reply] == await bench.run(charge, charge)
@@ -94,9 +94,9 @@ async def test_a_closed_partition_refuses_every_item(
     assert "100" == (await bench.fields())["b"]
 
 
-async def test_a_partition_without_meta_refuses(bench: Bench) -> None:
+async def test_a_partition_without_a_gate_refuses(bench: Bench) -> None:
     await bench.account(b=100)
-    await bench.lane.execute(b"DEL", bench.keys.meta)
+    await bench.lane.execute(b"DEL", bench.keys.gate)
 
     assert ["unopened"] == await bench.run(charge_call(bench.operation(), priced(1)))
 
@@ -129,6 +129,19 @@ async def test_a_balance_below_zero_refuses_even_what_is_free(bench: Bench) -> N
     assert ["insufficient_credits 0 -5"] == await bench.run(
         charge_call(bench.operation(), priced(0))
     )
+
+
+async def test_a_record_that_cannot_be_read_stops_its_own_item(bench: Bench) -> None:
+    await bench.account(b=10)
+    broken = bench.operation("t1", key="k")
+    await bench.lane.execute(b"SET", broken.record_key, b"nonsense")
+
+    replies = await bench.run(
+        charge_call(broken, priced(1)), charge_call(bench.operation("t2"), priced(1))
+    )
+
+    assert replies[0].startswith("failed MALFORMED")
+    assert "ok 1 9" == replies[1]
 
 
 async def test_a_free_charge_is_recorded(bench: Bench) -> None:
@@ -198,7 +211,7 @@ async def test_a_record_holds_up_to_and_including_its_expiry(
     reply: str,
 ) -> None:
     await bench.account(b=10)
-    await bench.run(charge_call(bench.operation("t1", key="k"), priced(1)), grace_ms=3_600_000)
+    await bench.run(charge_call(bench.operation("t1", key="k"), priced(1)))
     again = charge_call(bench.operation("t2", key="k"), priced(1))
 
     assert [reply] == await bench.run(again, now_us=NOW_US + later_ms * 1_000)
@@ -207,7 +220,7 @@ async def test_a_record_holds_up_to_and_including_its_expiry(
 async def test_a_record_leaves_redis_by_itself(bench: Bench) -> None:
     await bench.account(b=10)
     operation = bench.operation(key="k", ttl_ms=60_000)
-    await bench.run(charge_call(operation, priced(1)), grace_ms=1_000)
+    await bench.run(charge_call(operation, priced(1)))
 
     left_ms = await bench.lane.execute(b"PTTL", operation.record_key)
     assert 0 < left_ms <= 61_000

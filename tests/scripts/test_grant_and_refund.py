@@ -104,7 +104,7 @@ async def test_a_loaded_charge_is_never_overwritten(bench: Bench) -> None:
 
 
 async def load_charge(bench: Bench, *, charged: int, refunded: int) -> str:
-    keys = (bench.keys.meta, bench.keys.refunded(b"c1"))
+    keys = (bench.keys.gate, bench.keys.refunded(b"c1"))
     facts = (b"%d" % charged, b"%d" % refunded, b"60000")
     (reply,) = await bench.lane.run_script("load_charge", keys, facts)
     return str(reply.decode())

@@ -35,6 +35,7 @@ def charge(number: int, cost: bytes = b"1", partition: PartitionKeys = KEYS[0]) 
         operation_id=f"t{number}",
         fingerprint=b"-",
         ttl_ms=60_000,
+        life_ms=61_000,
         audited=AUDIT_NONE,
         metadata=b"",
     )
@@ -55,12 +56,12 @@ class CountingLane:
         self._send = lane.send
         lane.send = self.send
 
-    async def send(self, requests: Any, replies: Any) -> None:
+    def send(self, requests: Any, replies: Any) -> None:
         scripts = [request for request in requests if b"EVALSHA" in request[:20]]
         if scripts:
             self.writes.append(len(scripts))
             self.items += [request.count(b"ada\0chat\0") for request in scripts]
-        await self._send(requests, replies)
+        self._send(requests, replies)
 
 
 @pytest.fixture
@@ -70,24 +71,33 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
     dispatcher.open()
     lane: Any = await dispatcher.router.lane(KEYS[0])
     for number in range(2):
-        keys = (KEYS[number].meta, KEYS[number].journal)
+        keys = (KEYS[number].gate, KEYS[number].meta, KEYS[number].journal)
         await lane.run_script("open", keys, (b"1", b"2", b"0.1.0", b"1"))
-        await client.hset(KEYS[number].account(b"ada"), mapping={"b": 1_000, "s": 0})
+        await client.set(KEYS[number].account(b"ada"), "- 1000 0 0  ")
     yield dispatcher
     await dispatcher.close()
     await client.aclose()
 
 
-async def test_calls_of_one_turn_leave_in_one_write_with_one_script_a_partition(
+@pytest.mark.parametrize(
+    ("forbidden", "writes", "items"), [(False, [1], [20]), (True, [2], [10, 10])]
+)
+async def test_calls_of_one_turn_leave_in_one_write(
     dispatcher: Dispatcher,
+    forbidden: bool,  # noqa: FBT001  # a row of the table
+    writes: list[int],
+    items: list[int],
 ) -> None:
+    """In one script call; in one a partition, where the server forbids to join them."""
     lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
+    if forbidden:
+        dispatcher.router.part()
 
     calls = [charge(number, partition=KEYS[number % 2]) for number in range(20)]
     replies = await asyncio.gather(*(dispatcher.submit(call) for call in calls))
 
-    assert [2] == lane.writes
-    assert [10, 10] == lane.items
+    assert writes == lane.writes
+    assert items == lane.items
     expected = [b"ok\0001\0%d" % (999 - number // 2) for number in range(20)]
     assert expected == replies
 
@@ -128,8 +138,8 @@ async def test_a_call_cancelled_in_flight_disturbs_nobody(dispatcher: Dispatcher
     sent = asyncio.Event()
     original = lane.send
 
-    async def send(requests: Any, replies: Any) -> None:
-        await original(requests, replies)
+    def send(requests: Any, replies: Any) -> None:
+        original(requests, replies)
         sent.set()
 
     lane.send = send
@@ -191,13 +201,13 @@ def redirecting(lane: Any, times: int) -> None:
     """The first script calls of a lane belong elsewhere."""
     send, left = lane.send, [MovedError("1 127.0.0.1:1") for _ in range(times)]
 
-    async def sending(requests: Any, replies: Any) -> None:
+    def sending(requests: Any, replies: Any) -> None:
         if left:
             for reply in replies:
                 reply(left[-1])
             left.pop()
         else:
-            await send(requests, replies)
+            send(requests, replies)
 
     lane.send = sending
 
@@ -225,6 +235,7 @@ async def test_a_server_that_has_to_be_waited_for_keeps_nobody_elses_waiting(
     dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router, arrived = dispatcher.router, asyncio.Event()
+    router.part()  # as in a cluster
     lane = await router.lane(KEYS[0])
 
     async def later(_partition: PartitionKeys) -> Lane:
@@ -247,14 +258,17 @@ async def test_a_lost_connection_leaves_the_outcome_unknown_under_each_operation
     dispatcher: Dispatcher,
 ) -> None:
     lane: Any = await dispatcher.router.lane(KEYS[0])
-    original = lane.send
+    tasks: list[asyncio.Task[None]] = []
 
-    async def send_and_lose(requests: Any, replies: Any) -> None:
-        lane._reader.cancel()  # the replies are never read
-        await original(requests, replies)
+    async def write_and_lose(requests: Any) -> None:
+        await lane._socket._connection.send_packed_command(requests)
         lane.abandon(ConnectionResetError("reset"))
 
-    lane.send = send_and_lose
+    def write(requests: Any) -> None:
+        lane._socket.stop()  # the replies are never read
+        tasks.append(asyncio.create_task(write_and_lose(requests)))
+
+    lane._socket.write = write
     outcomes = await asyncio.gather(
         *(dispatcher.submit(charge(number)) for number in range(2)),
         return_exceptions=True,
@@ -273,7 +287,7 @@ async def test_a_reply_that_never_comes_gives_the_connection_up() -> None:
     dispatcher.open()
     lane: Any = await dispatcher.router.lane(KEYS[0])
 
-    async def swallow(_requests: Any, replies: Any) -> None:
+    def swallow(_requests: Any, replies: Any) -> None:
         lane._waiting.extend(replies)
 
     lane.send = swallow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import (
@@ -61,10 +63,10 @@ async def test_a_wrong_password_is_a_mistake_of_the_set_up(servers: Servers) -> 
 async def test_a_client_that_decodes_and_retries_is_not_imitated(servers: Servers) -> None:
     client = Redis.from_url(servers.redis_url, decode_responses=True, socket_timeout=0.001)
 
-    lane = await Lane.open(Endpoint.of(client))
+    lane: Any = await Lane.open(Endpoint.of(client))
 
     assert b"PONG" == await lane.execute(b"PING")
-    assert 0 == lane._connection.retry._retries
+    assert 0 == lane._socket._connection.retry._retries
     await lane.close()
     await client.aclose()
 

@@ -101,10 +101,10 @@ class ScriptedLane(Lane):
     def is_open(self) -> bool:
         return not self._gone
 
-    async def send(
-        self, requests: Sequence[bytes], replies: Sequence[Callable[[Any], None]]
-    ) -> None:
-        await asyncio.sleep(0)
+    def send(self, requests: Sequence[bytes], replies: Sequence[Callable[[Any], None]]) -> None:
+        asyncio.get_running_loop().call_soon(self._answer, requests, replies)
+
+    def _answer(self, requests: Sequence[bytes], replies: Sequence[Callable[[Any], None]]) -> None:
         for request, reply in zip(requests, replies, strict=True):
             reply(LaneLostError("lost") if self._gone else self._network.reply(self.port, request))
 

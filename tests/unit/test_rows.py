@@ -261,7 +261,7 @@ GOOD = b"charge\0t1\x003\0-5\x0095\0f\x0060000\x002\0\0\0ada\0chat\0k\0\0"
 
 
 def test_an_entry_is_decoded_field_by_field() -> None:
-    entry = decode(b"2-7", [b"v", b"1", b"t", b"123", b"0", GOOD + b'{"a":1}'])
+    entry = decode(b"2-7", [b"v", b"1", b"t", b"123", b"i", GOOD + b'{"a":1}'])
 
     assert ((2, 7), 123) == (tuple(entry.id), entry.time_us)
     (item,) = entry.items
@@ -276,20 +276,35 @@ def test_an_entry_is_decoded_field_by_field() -> None:
     )
 
 
+def test_an_entry_may_have_many_items_of_every_kind() -> None:
+    refused = b"refused\0grant\0user_not_found\0\0\0\x005\0bob\0gift\0\0\0"
+    raw = b"\0".join((GOOD + b"{}", refused, GOOD))
+
+    entry = decode(b"1-1", [b"v", b"1", b"t", b"1", b"i", raw])
+
+    assert [TransactionItem, RefusedItem, TransactionItem] == [type(item) for item in entry.items]
+    assert [0, 1, 2] == [item.index for item in entry.items]
+    assert [b"{}", b"", b""] == [item.metadata for item in entry.items]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         [],
         [b"v", b"1"],
         [b"t", b"1", b"v", b"1"],
-        [b"v", b"1", b"t", b"soon"],
-        [b"v", b"1", b"t", b"1", b"0"],
-        [b"v", b"1", b"t", b"1", b"0", b"unknown\0x"],
-        [b"v", b"1", b"t", b"1", b"0", GOOD.replace(b"\x003\0", b"\0three\0")],
-        [b"v", b"1", b"t", b"1", b"0", GOOD.replace(b"\0chat", b"", 1)],
-        [b"v", b"1", b"t", b"1", b"0", GOOD.replace(b"ada", b"\xff")],
+        [b"v", b"1", b"t", b"1"],
+        [b"v", b"1", b"t", b"soon", b"i", GOOD],
+        [b"v", b"1", b"t", b"1", b"0", GOOD],
+        [b"v", b"1", b"t", b"1", b"i", GOOD, b"i", GOOD],
+        [b"v", b"1", b"t", b"1", b"i", GOOD + b"\0"],
+        [b"v", b"1", b"t", b"1", b"i"],
+        [b"v", b"1", b"t", b"1", b"i", b"unknown\0x"],
+        [b"v", b"1", b"t", b"1", b"i", GOOD.replace(b"\x003\0", b"\0three\0")],
+        [b"v", b"1", b"t", b"1", b"i", GOOD.replace(b"\0chat", b"", 1)],
+        [b"v", b"1", b"t", b"1", b"i", GOOD.replace(b"ada", b"\xff")],
     ],
-    ids=range(9),
+    ids=range(13),
 )
 def test_what_the_scripts_cannot_have_written_is_never_skipped(fields: list[bytes]) -> None:
     with pytest.raises(MalformedEntryError):
@@ -298,7 +313,7 @@ def test_what_the_scripts_cannot_have_written_is_never_skipped(fields: list[byte
 
 def test_an_entry_in_another_format_is_not_touched() -> None:
     with pytest.raises(IncompatibleFormatError) as refused:
-        decode(b"1-1", [b"v", b"2", b"t", b"1", b"0", b"?"])
+        decode(b"1-1", [b"v", b"2", b"t", b"1", b"i", b"?"])
 
     assert "2" == refused.value.found
 
@@ -310,12 +325,12 @@ def test_what_is_no_entry_id_is_refused(text: bytes) -> None:
 
 
 def test_a_stamp_tells_two_executions_of_one_operation_apart() -> None:
-    fields = [b"v", b"1", b"t", b"123", b"0", GOOD]
+    fields = [b"v", b"1", b"t", b"123", b"i", GOOD]
     stamps = {
         decode(b"1-1", fields).stamp,
         decode(b"1-2", fields).stamp,
         decode(b"1-1", [*fields[:3], b"124", *fields[4:]]).stamp,
-        decode(b"1-1", [*fields, b"1", GOOD]).stamp,
+        decode(b"1-1", [*fields[:5], GOOD + b"\0" + GOOD]).stamp,
     }
 
     assert 4 == len(stamps)
