@@ -172,7 +172,8 @@ async def test_a_planted_fault_is_found(
 async def test_a_balance_that_is_wrong_in_redis_is_found(played: Played) -> None:
     lane = await played.kit.engine.lane()
     account = played.kit.engine.partitions.of(USER.encode()).account(USER.encode())
-    await lane.execute(b"HINCRBY", account, b"b", b"1")
+    entry, balance, rest = (await lane.execute(b"GET", account)).split(b" ", 2)
+    await lane.execute(b"SET", account, b"%b %d %b" % (entry, int(balance) + 1, rest))
     verdict = await played.verdict()
 
     assert ({USER}, Decimal("0.000001")) == (set(verdict.redis.differing), verdict.drift)
