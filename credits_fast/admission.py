@@ -7,7 +7,7 @@ entry, nothing the ledger knows was lost, and the partition is opened for the ne
 do this at any time: it reads, and one script opens or does nothing.
 
 Where the entry is gone or another one stands in its place, history was lost. The partition stays
-closed and says so; nothing is guessed.
+closed until the worker has repaired it (`sync/repair.py`); nothing is guessed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 _COMPARISONS_MAX: Final = 5
 _LOST: Final = (
     "the journal no longer holds entry {last_id}, up to which the ledger is recorded; "
-    "Redis has lost history, and the partition stays closed until it is repaired"
+    "Redis has lost history, and the partition stays closed until a worker has repaired it"
 )
 
 

@@ -16,7 +16,13 @@ from sqlalchemy import ColumnElement, and_, func, select
 from credits_fast.amounts import to_credits
 from credits_fast.database import reading
 from credits_fast.resp import pack
-from credits_fast.sync.tables import audit_logs, micros_of, transactions, users
+from credits_fast.sync.tables import (
+    audit_logs,
+    micros_of,
+    sync_partitions,
+    transactions,
+    users,
+)
 from credits_fast.wire import held
 
 if TYPE_CHECKING:
@@ -128,15 +134,19 @@ async def compare_redis(
     query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
     async with reading(database) as connection:
         recorded = (await connection.execute(query)).all()
+        rows = await connection.execute(
+            select(sync_partitions.c.partition, sync_partitions.c.epoch)
+        )
+        epochs = {row.partition: row.epoch for row in rows}
     compared = drift = 0
     differing: dict[str, str] = {}
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
         rows = recorded[start : start + _LOOKS_AT_ONCE]
         replies = await router.replies([_look(partitions, row[0]) for row in rows])
         for (user, balance, sequence), reply in zip(rows, replies, strict=True):
-            if reply is None:
+            account = None if reply is None else held(reply)
+            if account is None or account.epoch != epochs[partitions.of(user.encode()).number]:
                 continue
-            account = held(reply)
             compared += 1
             drift += abs(account.balance - balance)
             if (account.balance, account.sequence) != (balance, sequence):

@@ -168,11 +168,16 @@ class Courier:
             await self._accounts.load(partition, user)
 
     async def _look(self, partition: PartitionKeys, user: bytes) -> tuple[HeldAccount, int] | None:
-        look, ask_time = pack((b"GET", partition.account(user))), pack((b"TIME",))
-        found, time = await self._dispatcher.router.follow(
+        look = pack((b"MGET", partition.account(user), partition.gate))
+        ask_time = pack((b"TIME",))
+        (found, gate), time = await self._dispatcher.router.follow(
             partition, lambda lane: lane.execute_all(look, ask_time)
         )
-        if found is None:
+        if gate is None:
+            await self._admission.open(partition)
+            return await self._look(partition, user)
+        account = None if found is None else wire.held(found)
+        if account is None or account.epoch != wire.epoch_of(gate):
             return None
         now_us = self._dispatcher.now_us() or b"%b%06d" % (time[0], int(time[1]))
-        return wire.held(found), int(now_us) // 1_000
+        return account, int(now_us) // 1_000

@@ -238,6 +238,8 @@ def stamp(entry_id: str, fields: Sequence[bytes]) -> str:
 
 def _items(raw: bytes) -> Iterator[Item]:
     """The items of an entry: the kind of each says how many fields follow."""
+    if not raw:  # the first entry of an epoch that was begun after a repair
+        return
     fields = raw.split(b"\0")
     at, index = 0, 0
     while at < len(fields):

@@ -19,6 +19,7 @@ from credits_fast.keys import FORMAT
 __all__ = ["SCRIPTS", "Script", "compiled", "source"]
 
 SCRIPTS: Final = (
+    "begin",
     "charge",
     "grant",
     "load",

@@ -42,6 +42,7 @@ __all__ = [
     "charge_call",
     "charged",
     "closed",
+    "epoch_of",
     "from_ms",
     "grant_call",
     "granted",
@@ -87,8 +88,12 @@ class Terms(NamedTuple):
 
 
 class HeldAccount(NamedTuple):
-    """An account as Redis holds it; amounts in micro-credits."""
+    """An account as Redis holds it; amounts in micro-credits.
 
+    One of an earlier epoch than its partition's is of a history that was lost.
+    """
+
+    epoch: int
     balance: int
     reserved: int
     sequence: int
@@ -399,14 +404,20 @@ def tier_changed(reply: bytes, operation: Operation, change: TierChange) -> Tier
 
 def held(account: bytes) -> HeldAccount:
     """An account as Redis holds it, read."""
-    _, balance, reserved, sequence, expires, tier = account.decode().split(" ", 5)
+    entry, balance, reserved, sequence, expires, tier = account.decode().split(" ", 5)
     return HeldAccount(
+        int(entry.partition("-")[0]),
         int(balance),
         int(reserved),
         int(sequence),
         int(expires) if expires else None,
         tier or None,
     )
+
+
+def epoch_of(gate: bytes) -> int:
+    """The epoch of a partition, as its gate says."""
+    return int(gate.split(b" ", 3)[2])
 
 
 def closed(status: bytes, fields: Sequence[bytes], partition: int) -> CreditsError | None:

@@ -72,7 +72,7 @@ end
 
 local function charge(item)
   local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account)
+  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
   local expired = balance and has_expired(expires, now_ms)
   local option = option_of(terms, balance and not expired and tier or '')
   local cost = option.cost

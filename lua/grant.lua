@@ -34,7 +34,7 @@ local KEYS_OF_ITEM = 2
 
 local function grant(item)
   local account_key, account, record_key, record, _, tail, terms = item_at(item)
-  local balance = account_of(account_key, account)
+  local balance = account_of(account_key, account, epoch)
   local amount = own_terms(terms, 1)
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)

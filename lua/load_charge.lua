@@ -14,11 +14,12 @@
 
 local gate = KEYS[1]
 
-local function load_charge(key, charged, refunded, ttl_ms)
-  if call('EXISTS', key) == 1 then
+local function load_charge(epoch, key, charged, refunded, ttl_ms)
+  if call('HGET', key, 'epoch') == epoch then
     return 'present'
   end
-  call('HSET', key, 'charged', text(integer(charged)), 'refunded', text(integer(refunded)))
+  charged, refunded = text(integer(charged)), text(integer(refunded))
+  call('HSET', key, 'epoch', epoch, 'charged', charged, 'refunded', refunded)
   call('PEXPIRE', key, text(integer(ttl_ms)))
   return 'loaded'
 end
@@ -27,6 +28,6 @@ local epoch, closed = pass(call('GET', gate))
 local replies = {}
 for item = 1, #KEYS - 1 do
   local at = 3 * item - 2
-  replies[item] = closed or load_charge(KEYS[item + 1], unpack(ARGV, at, at + 2))
+  replies[item] = closed or load_charge(epoch, KEYS[item + 1], unpack(ARGV, at, at + 2))
 end
 return replies

@@ -39,14 +39,14 @@ local KEYS_OF_ITEM = 3
 
 local charges = {}
 
--- What was charged and what has been given back; later items see what earlier ones gave back.
+-- What was charged and what has been given back, as known in this epoch; later items see what earlier ones gave back.
 local function charge_of(key)
   if not charges[key] then
-    local known = call('HMGET', key, 'charged', 'refunded')
-    if not known[1] then
+    local known = call('HMGET', key, 'epoch', 'charged', 'refunded')
+    if known[1] ~= epoch then
       return nil
     end
-    charges[key] = { charged = integer(known[1]), refunded = integer(known[2]), given_by = false }
+    charges[key] = { charged = integer(known[2]), refunded = integer(known[3]), given_by = false }
   end
   return charges[key]
 end
@@ -54,7 +54,7 @@ end
 local function refund(item)
   local account_key, account, record_key, record, _, tail, terms = item_at(item)
   local refunded_key = KEYS[2 * partitions + 2 * count + item]
-  local balance = account_of(account_key, account)
+  local balance = account_of(account_key, account, epoch)
   local amount, related, bounded = own_terms(terms, 3)
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)

@@ -66,7 +66,7 @@ end
 local function set_tier(item)
   local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
   local verb, target, subject, judged_by, policy, expiry, options = own_terms(terms, 7)
-  local before, sequence, reserved, expires, tier = account_of(account_key, account)
+  local before, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
   local expired = before and has_expired(expires, now_ms)
   local judged = before and not (expired and judged_by == 'effective') and tier or ''
   local verdict, cap = verdict_on(judged, terms.own_at + 7, tonumber(options))

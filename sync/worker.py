@@ -8,8 +8,9 @@ While it is behind, the next batch is read and made ready as the one before is b
 more, so that two are in memory. It is written only if it still follows what is recorded by then, in a
 partition that is still ours; else it is thrown away and read again.
 
-A partition whose journal cannot be carried is set aside with its reason and stays in the log: its
-charges go on, its journal grows, and nothing of it is skipped.
+A partition whose journal is not what was recorded has lost history and is repaired. One whose journal
+cannot be carried is set aside with its reason and stays in the log: its charges go on, its journal
+grows, and nothing of it is skipped.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from credits_fast.sync.journal import ForkedError, Journal, Look, RawEntry, afte
 from credits_fast.sync.lease import Claim, Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
 from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, shares
+from credits_fast.sync.repair import LedgerBehindError, Repair, Repaired, RepairWork
 from credits_fast.sync.rows import Batch, ChainBrokenError
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ _BACKOFF_MAX_S: Final = 5.0
 _LEASE_RENEWALS: Final = 3
 _UNCARRIABLE: Final = (
     ChainBrokenError,
-    ForkedError,
+    LedgerBehindError,
     LedgerRefusedError,
     MalformedEntryError,
 )
@@ -71,6 +73,11 @@ class _Owned:
     pace: Pace
     synced: deque[tuple[float, str]] = field(default_factory=deque[tuple[float, str]])
     set_aside: str = ""
+    has_forked: bool = False
+
+    @property
+    def is_carried(self) -> bool:
+        return not self.set_aside and not self.has_forked
 
 
 class SyncWorker:
@@ -79,6 +86,7 @@ class SyncWorker:
     Attributes:
         id: The worker's own id, new with every start.
         carried: How many decisions it has carried so far.
+        repaired: What its repairs did so far.
 
     Args:
         endpoint: The Redis server, or the cluster.
@@ -104,6 +112,7 @@ class SyncWorker:
     ) -> None:
         self.id = operation_id()
         self.carried = 0
+        self.repaired: list[Repaired] = []
         self._config = config
         self._clock = clock or (lambda: datetime.now(UTC))
         self._partitions = partitions
@@ -113,6 +122,7 @@ class SyncWorker:
         self._ledger = Ledger(database)
         self._leases = Leases(database, self.id, config.lease_ms)
         self._admission = Admission(partitions, database, self._router)
+        self._repair = Repair(partitions, self._router, database, self._ledger)
         self._owned: dict[int, _Owned] = {}
         self._ahead: list[Batch] = []
         self._renew_at = 0.0
@@ -198,6 +208,7 @@ class SyncWorker:
         else:
             written = await self._write(batches)
         await self._trim(written)
+        await self._repair_forked()
         await self._clean()
         return sum(batch.items for batch in written)
 
@@ -217,7 +228,7 @@ class SyncWorker:
             await asyncio.gather(reading, return_exceptions=True)
 
     def _is_behind(self) -> bool:
-        return any(owned.pace.is_behind for owned in self._owned.values() if not owned.set_aside)
+        return any(owned.pace.is_behind for owned in self._owned.values() if owned.is_carried)
 
     def _still_following(self, ahead: Sequence[Batch]) -> list[Batch]:
         """Of what was read ahead, what follows what is recorded now, in partitions still ours."""
@@ -225,7 +236,7 @@ class SyncWorker:
             batch
             for batch in ahead
             if (owned := self._owned.get(batch.partition)) is not None
-            and not owned.set_aside
+            and owned.is_carried
             and (owned.claim.last_id, owned.claim.last_stamp) == batch.follows
         ]
 
@@ -252,6 +263,8 @@ class SyncWorker:
                 batch = await self._batch(look, after(look, raw))
             except IncompatibleFormatError as error:
                 self._set_aside(look.partition, await self._told_by_whom(look.partition, error))
+            except ForkedError as error:
+                self._has_forked(look.partition, error)
             except _UNCARRIABLE as error:
                 self._set_aside(look.partition, error)
             else:
@@ -261,7 +274,7 @@ class SyncWorker:
 
     def _looks(self, ends: Mapping[int, tuple[str, str]]) -> list[Look]:
         """Where to look: after what is recorded, or will be; and for how much."""
-        ours = [pair for pair in sorted(self._owned.items()) if not pair[1].set_aside]
+        ours = [pair for pair in sorted(self._owned.items()) if pair[1].is_carried]
         granted = shares([owned.pace.items for _, owned in ours], COMMIT_ITEMS_MAX)
         return [
             Look(
@@ -305,7 +318,7 @@ class SyncWorker:
             if len(batches) > 1:
                 alone = [await self._write([batch]) for batch in batches]
                 return [batch for written in alone for batch in written]
-            self._could_not_write(batches[0], error)
+            self._could_not_write(batches[0].partition, error)
             return []
         for batch in batches:
             owned = self._owned[batch.partition]
@@ -329,7 +342,32 @@ class SyncWorker:
         except RedisUnavailableError as error:
             _log.debug("partition %d is trimmed another time: %s", batch.partition, error)
         except PartitionFencedError as error:
-            self._set_aside(batch.partition, error)
+            self._has_forked(batch.partition, error)
+
+    async def _repair_forked(self) -> None:
+        """Give partitions that lost history one history again; what cannot be repaired is set aside."""
+        forked = [owned for owned in self._owned.values() if owned.has_forked]
+        if not forked:
+            return
+        works: list[RepairWork] = []
+        for owned in forked:
+            try:
+                work = await self._repair.close(owned.claim)
+                await self._repair.adopt(work)
+            except (PositionLostError, *_UNCARRIABLE) as error:
+                self._could_not_write(owned.claim.partition, error)
+            else:
+                works.append(work)
+        await self._repair.remember(works, self._clock())
+        for work in works:
+            try:
+                self.repaired.append(await self._repair.begin(work))
+            except PositionLostError as error:
+                self._could_not_write(work.claim.partition, error)
+            else:
+                owned = self._owned[work.claim.partition]
+                owned.synced.clear()
+                owned.has_forked = False
 
     async def _clean(self) -> None:
         if time.monotonic() < self._clean_at or 0 not in self._owned:
@@ -347,13 +385,18 @@ class SyncWorker:
             synced.popleft()
         return synced[0][1]
 
-    def _could_not_write(self, batch: Batch, error: Exception) -> None:
+    def _could_not_write(self, partition: int, error: Exception) -> None:
         if isinstance(error, PositionLostError):
             _log.info("%s", error)
-            del self._owned[batch.partition]
+            del self._owned[partition]
             self._renew_at = 0.0
         else:
-            self._set_aside(batch.partition, error)
+            self._set_aside(partition, error)
+
+    def _has_forked(self, partition: int, error: Exception) -> None:
+        if partition in self._owned:
+            self._owned[partition].has_forked = True
+            _log.error("partition %d is closed and will be repaired: %s", partition, error)
 
     async def _told_by_whom(
         self,

@@ -3,17 +3,22 @@
 --
 --   entry balance reserved sequence expires tier      separated by a blank
 --
--- entry is the journal entry of the last change, '-' where the account was loaded; expires is in
--- milliseconds; without a membership expires and tier are empty.
+-- entry is the journal entry of the last change, the first of its epoch where the account was loaded;
+-- expires is in milliseconds; without a membership expires and tier are empty.
+--
+-- An account of an earlier epoch is of a history that was lost: as good as absent.
 
 local accounts = {} -- by key: what this call has changed; the entry is put before it at the end
 
 -- balance, sequence as numbers, reserved, expires, tier as text; nothing for an account that Redis
--- does not know: cold, never "zero".
-local function account_of(key, found)
-  local account = accounts[key] or found
+-- does not know in this epoch: cold, never "zero".
+local function account_of(key, found, epoch)
+  local account = accounts[key]
   if not account then
-    return nil
+    if not found or string.sub(found, 1, #epoch + 1) ~= epoch .. '-' then
+      return nil
+    end
+    account = found
   end
   local balance, reserved, sequence, expires, tier =
     match(account, '^%S* (%-?%d+) (%d+) (%d+) (%d*) (.*)$')

@@ -10,7 +10,7 @@ end
 -- Books the amount of an item: journalled, posted, remembered; the reply.
 local function add(kind, item, amount)
   local account_key, account, record_key, _, transaction_id, tail, terms = item_at(item)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account)
+  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
   local after, number = text(balance + amount), text(sequence + 1)
   local result = text(amount) .. '\0' .. after
   journalled(table.concat({

@@ -13,6 +13,7 @@ local count = (#KEYS - 2 * partitions) / KEYS_OF_ITEM
 local found = call('MGET', unpack(KEYS, partitions + 1, 2 * (partitions + count)))
 
 local terms_at = {}
+local epoch -- of the partition whose items are being decided
 
 local function terms_of(place)
   local terms = terms_at[place]
@@ -63,7 +64,8 @@ end
 local function batch(decide)
   local replies, sections, last = {}, {}, 0
   for partition = 1, partitions do
-    local epoch, closed = pass(found[partition])
+    local closed
+    epoch, closed = pass(found[partition])
     local first, items_from, posted_from = last + 1, #items + 1, #posted + 1
     last = last + tonumber(ARGV[2 + partition])
     for item = first, last do

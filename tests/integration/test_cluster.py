@@ -366,7 +366,7 @@ async def test_a_primary_is_killed_under_load_and_its_replica_takes_over(
             assert missing <= allowed  # not replicated when its primary was killed
 
 
-async def test_partitions_whose_replica_lacks_what_is_recorded_stay_closed_and_say_so(
+async def test_a_partition_whose_replica_lacks_what_is_recorded_is_closed_until_it_is_repaired(
     own_cluster: Cluster, own_kit: CreditsKit
 ) -> None:
     engine, lost, replica = own_kit.engine, own_cluster.nodes[0], own_cluster.replica
@@ -394,9 +394,12 @@ async def test_partitions_whose_replica_lacks_what_is_recorded_stay_closed_and_s
         with pytest.raises(PartitionFencedError, match="Redis has lost history"):
             await hasty.engine.charge(lagging, "image")
     await own_kit.sync()
-    assert {partition_of(engine, lagging).number} == own_kit.worker.set_aside.keys()
+    repaired = [one.partition for one in own_kit.worker.repaired]
+    assert [partition_of(engine, lagging).number] == repaired
+    assert 940 == (await engine.charge(lagging, "image")).balance_after
     assert 3 == len(await own_kit.transactions(current))
-    assert 3 == len(await own_kit.transactions(lagging))
+    assert 4 == len(await own_kit.transactions(lagging))
+    await own_kit.assert_balanced()
 
 
 async def test_a_node_that_is_gone_stops_nobody_elses_partitions(

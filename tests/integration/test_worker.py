@@ -212,7 +212,7 @@ async def test_unreadable_metadata_is_set_aside_and_its_amount_booked(kit: Credi
     poison = b'{"a":"\\u0000"}'
     words = (b"v", b"1", b"t", b"1768478400000000", b"i", item + poison)
     await lane.execute(b"XADD", keys.journal, b"1-*", *words)
-    await lane.execute(b"SET", keys.account(b"ada"), b"- 94000000 0 3  ")
+    await lane.execute(b"SET", keys.account(b"ada"), b"1-0 94000000 0 3  ")
     await kit.engine.charge("ada", "free", amount=1, metadata={"fine": True})
 
     await kit.assert_balanced()
@@ -259,7 +259,7 @@ async def test_a_balance_that_was_changed_by_hand_stops_its_partition(kit: Credi
 
 async def test_a_balance_that_was_changed_in_redis_stops_its_partition(kit: CreditsKit) -> None:
     async def sabotage(lane: Any, keys: Any) -> None:
-        await lane.execute(b"SET", keys.account(b"ada"), b"- 999000000 0 2  ")
+        await lane.execute(b"SET", keys.account(b"ada"), b"1-0 999000000 0 2  ")
 
     assert "ChainBrokenError" in await set_aside_by(kit, sabotage)
 
@@ -283,18 +283,6 @@ async def test_an_entry_in_another_format_stops_its_partition_and_is_told_by_who
     assert "was written in format 2 by credits-fast 9.9.9; this version reads format 1" in reason
 
 
-async def test_a_lost_history_stops_its_partition(kit: CreditsKit) -> None:
-    async def sabotage(lane: Any, keys: Any) -> None:
-        """A promoted replica that lacked the last entry, and gave its id to another one."""
-        (last, _) = (await lane.execute(b"XREVRANGE", keys.journal, b"+", b"-", b"COUNT", b"1"))[0]
-        await lane.execute(b"DEL", keys.journal)
-        await lane.execute(b"XADD", keys.journal, last, b"v", b"1", b"t", b"1")
-
-    reason = await set_aside_by(kit, sabotage)
-
-    assert "is recorded and another one in the journal" in reason
-
-
 async def test_an_operation_id_that_is_recorded_already_stops_its_partition(
     kit: CreditsKit,
 ) -> None:
@@ -303,7 +291,7 @@ async def test_an_operation_id_that_is_recorded_already_stops_its_partition(
         item = f"charge\0{known}\x003\x000\x0099000000\0-\x0060000\x002\0\0\0ada\0free\0\0\0"
         words = (b"v", b"1", b"t", b"1768478400000000", b"i", item.encode())
         await lane.execute(b"XADD", keys.journal, b"1-*", *words)
-        await lane.execute(b"SET", keys.account(b"ada"), b"- 99000000 0 3  ")
+        await lane.execute(b"SET", keys.account(b"ada"), b"1-0 99000000 0 3  ")
 
     assert "LedgerRefusedError" in await set_aside_by(kit, sabotage)
 

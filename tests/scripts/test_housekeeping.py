@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from credits_fast.entries import RefusedItem
-from credits_fast.wire import charge_call, grant_call
+from credits_fast.wire import charge_call, grant_call, refund_call
 from tests.scripts.conftest import NOW_US, Bench, priced
 
 
@@ -71,8 +71,42 @@ async def load(bench: Bench, *, generation: bytes = b"0", balance: bytes = b"5")
 async def test_loading_brings_an_account_once(bench: Bench) -> None:
     assert "loaded" == await load(bench)
     assert "present" == await load(bench, balance=b"999")
-    expected = {"b": "5", "r": "2", "s": "7", "t": "pro", "x": "123"}
+    expected = {"l": "1-0", "b": "5", "r": "2", "s": "7", "t": "pro", "x": "123"}
     assert expected == await bench.fields()
+
+
+async def begun(bench: Bench, *, epoch: bytes = b"2") -> str:
+    keys = (bench.keys.gate, bench.keys.meta, bench.keys.journal)
+    facts = (epoch, epoch + b"-0", b"%d" % NOW_US, b"1", b"0.1.0")
+    reply = await bench.lane.run_script("begin", keys, facts)
+    return str(reply.decode().replace("\0", " "))
+
+
+async def test_a_new_epoch_makes_everything_of_the_old_one_cold(bench: Bench) -> None:
+    await bench.account(b=100)
+    await bench.run(charge_call(bench.operation("t1"), priced(1)))
+    known = (bench.keys.gate, bench.keys.refunded(b"c"))
+    await bench.lane.run_script("load_charge", known, (b"50", b"0", b"60000"))
+
+    assert "begun" == await begun(bench)
+    (first,) = await bench.journal()
+    assert ("2-0", NOW_US, ()) == (str(first.id), first.time_us, first.items)
+    assert ["cold"] == await bench.run(charge_call(bench.operation("t2"), priced(1)))
+    assert "loaded" == await load(bench, generation=b"1", balance=b"70")
+    refund = refund_call(bench.operation("t3"), 5, b"c", bounded=True)
+    assert ["cold_charge"] == await bench.run(refund)
+    assert [b"loaded"] == await bench.lane.run_script("load_charge", known, (b"50", b"9", b"60000"))
+    assert ["ok 5 75"] == await bench.run(refund)
+    assert "2-1" == (await bench.fields())["l"]
+
+
+@pytest.mark.parametrize("epoch", [b"1", b"0"])
+async def test_an_epoch_that_is_not_new_is_refused(bench: Bench, epoch: bytes) -> None:
+    await bench.account(b=100)
+    await bench.run(charge_call(bench.operation("t1"), priced(1)))
+
+    assert "epoch 1" == await begun(bench, epoch=epoch)
+    assert ["1-0"] == [str(entry.id) for entry in await bench.journal()]
 
 
 @pytest.mark.parametrize("put", [(b"LPUSH", b"x"), (b"SET", b"nonsense")])

@@ -73,7 +73,7 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
     for number in range(2):
         keys = (KEYS[number].gate, KEYS[number].meta, KEYS[number].journal)
         await lane.run_script("open", keys, (b"1", b"2", b"0.1.0", b"1"))
-        await client.set(KEYS[number].account(b"ada"), "- 1000 0 0  ")
+        await client.set(KEYS[number].account(b"ada"), "1-0 1000 0 0  ")
     yield dispatcher
     await dispatcher.close()
     await client.aclose()

@@ -78,7 +78,7 @@ async def test_the_assertion_fails_where_redis_was_changed(credits_kit: CreditsK
     await credits_kit.engine.charge("ada", "request")
     lane = await credits_kit.engine.lane()
     account = credits_kit.engine.partitions.of(b"ada").account(b"ada")
-    await lane.execute(b"SET", account, b"- 10000000 0 2  ")
+    await lane.execute(b"SET", account, b"1-0 10000000 0 2  ")
 
     with pytest.raises(AssertionError, match=r"ada: Redis has 10\.000000 at sequence 2"):
         await credits_kit.assert_balanced()
@@ -88,7 +88,7 @@ async def test_the_assertion_fails_where_a_partition_is_set_aside(credits_kit: C
     await credits_kit.engine.create_user("ada", credits=10)
     lane = await credits_kit.engine.lane()
     account = credits_kit.engine.partitions.of(b"ada").account(b"ada")
-    await lane.execute(b"SET", account, b"- 99000000 0 2  ")
+    await lane.execute(b"SET", account, b"1-0 99000000 0 2  ")
     await credits_kit.engine.charge("ada", "request")
 
     with pytest.raises(AssertionError, match="set partitions aside"):

@@ -1,0 +1,42 @@
+-- begin: begin a new epoch of a partition whose history was lost, and open it.
+--
+-- KEYS[1]  gate
+-- KEYS[2]  meta
+-- KEYS[3]  journal
+--
+-- ARGV[1]  epoch        the new one
+-- ARGV[2]  first        the entry the new journal begins with; the ledger's position
+-- ARGV[3]  moment       its time, microseconds
+-- ARGV[4]  partitions   how many there are
+-- ARGV[5]  library      the version that begins it
+--
+-- Before it, the ledger got what the old journal had and it lacked. By the new epoch, accounts and sums of
+-- refunds in Redis are as good as absent, whatever they are, and are loaded from the ledger.
+--
+-- refuses, in this order:
+--   epoch   the epoch of meta, which is not before the new one
+--
+-- replies:
+--   begun
+
+--- @include "integer"
+--- @include "gate"
+
+local gate, meta, journal = KEYS[1], KEYS[2], KEYS[3]
+local epoch, first, moment = ARGV[1], ARGV[2], ARGV[3]
+local partitions, library = ARGV[4], ARGV[5]
+
+local found = call('HMGET', meta, 'epoch', 'generation')
+if found[1] and integer(found[1]) >= integer(epoch) then
+  return 'epoch\0' .. found[1]
+end
+
+local generation = text(integer(found[2] or '0') + 1)
+call('UNLINK', journal)
+call('XADD', journal, first, 'v', FORMAT, 't', moment, 'i', '')
+call(
+  'HSET', meta, 'format', FORMAT, 'epoch', epoch, 'partitions', partitions, 'library', library,
+  'generation', generation, 'synced', first
+)
+call('SET', gate, FORMAT .. ' ' .. RUN .. ' ' .. epoch .. ' ' .. library)
+return 'begun'

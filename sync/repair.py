@@ -1,0 +1,456 @@
+"""Repair: a partition whose journal is not what the ledger recorded gets one history again.
+
+After a wipe, a failover to a replica that lagged, or a snapshot that was restored, either side may have
+what the other lacks. The ledger is the source of record, so it takes what it lacks, and Redis begins anew
+from it:
+
+    close the gate       nobody charges from here on
+    read the journal     transactions the ledger lacks are adopted: recorded under a new epoch, on top
+                         of what their users have there
+    remember             the records of keys that still hold are put back into Redis
+    begin                one commit moves the ledger's position to the first entry of a new journal, one
+                         script begins that journal and opens the gate
+
+By the new epoch every account in Redis is as good as absent and is loaded from the ledger when it is next
+needed, so the time until the partition is open does not depend on how many users it has.
+
+A repair may end anywhere, by a crash or because another worker has taken the partition over, and is done
+again from its beginning: what was adopted is known by its transaction id, and the gate stays closed until
+the last step. What neither side has cannot be saved, and nobody can tell it but its caller.
+
+A ledger that is older than everything the journal still holds has lost history itself, for example in a
+restored backup. Between the two, transactions are missing that nobody has; that is not mended here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import func, select, tuple_, update
+
+from credits_fast.amounts import json_number
+from credits_fast.database import reading, writing
+from credits_fast.entries import NOTHING_YET, Entry, EntryId, TransactionItem, decode, stamp
+from credits_fast.json_text import JsonText, merged
+from credits_fast.keys import FORMAT
+from credits_fast.resp import pack
+from credits_fast.sync.ledger import PositionLostError
+from credits_fast.sync.rows import Batch, ChainBrokenError
+from credits_fast.sync.tables import (
+    idempotency_records,
+    micros_of,
+    sync_partitions,
+    transactions,
+    users,
+)
+from credits_fast.version import __version__
+from credits_fast.wire import to_ms
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from credits_fast.entries import Item
+    from credits_fast.keys import PartitionKeys, Partitions
+    from credits_fast.lane import Lane
+    from credits_fast.routing import Router
+    from credits_fast.sync.lease import Claim
+    from credits_fast.sync.ledger import Ledger
+
+__all__ = ["LedgerBehindError", "Repair", "RepairWork", "Repaired"]
+
+_log = logging.getLogger(__name__)
+
+_ENTRIES_AT_ONCE: Final = 200
+_RECORDS_AT_ONCE: Final = 2_000
+
+
+class LedgerBehindError(Exception):
+    """The ledger is older than everything the journal holds: it has lost history itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What a repair did.
+
+    Attributes:
+        partition: The partition.
+        epoch: The new epoch.
+        entries: Entries that the journal still held.
+        adopted: Transactions the ledger lacked and has now.
+        restored: Transactions of the ledger that the journal did not have any more.
+        remembered: Records of keys that were put back into Redis.
+    """
+
+    partition: int
+    epoch: int
+    entries: int
+    adopted: int
+    restored: int
+    remembered: int
+
+
+@dataclass(slots=True)
+class RepairWork:
+    """A repair under way: everything that is read and written in Redis is on one connection."""
+
+    claim: Claim
+    keys: PartitionKeys
+    lane: Lane
+    epoch: int
+    common: EntryId
+    adopting: int = 0
+    entries: int = 0
+    adopted: int = 0
+    restored: int = 0
+    remembered: int = 0
+
+
+class Repair:
+    """Repairs partitions that a worker owns.
+
+    Args:
+        partitions: The partitions as configured.
+        router: Which lane leads to a partition.
+        database: The ledger.
+        ledger: The ledger as the worker writes it.
+    """
+
+    def __init__(
+        self, partitions: Partitions, router: Router, database: AsyncEngine, ledger: Ledger
+    ) -> None:
+        self._partitions = partitions
+        self._router = router
+        self._database = database
+        self._ledger = ledger
+
+    async def close(self, claim: Claim) -> RepairWork:
+        """The partition, closed: no charge is accepted until `begin`.
+
+        Raises:
+            LedgerBehindError: The ledger has lost history itself; nothing is changed.
+            UnavailableError: A server cannot be reached.
+        """
+        keys = self._partitions[claim.partition]
+        lane = await self._router.lane(keys)
+        position = EntryId.parse(claim.last_id)
+        first = await lane.execute(b"XRANGE", keys.journal, b"-", b"+", b"COUNT", b"1")
+        if first and str(position) != NOTHING_YET:
+            oldest = EntryId.parse(first[0][0].decode())
+            if oldest > position:
+                raise LedgerBehindError(
+                    f"the ledger is at entry {position} and the journal begins with {oldest}: "
+                    "what stood between them is in neither; was an older backup restored?",
+                )
+        await lane.execute(b"UNLINK", keys.gate)
+        last = await lane.execute(b"XREVRANGE", keys.journal, b"+", b"-", b"COUNT", b"1")
+        ends = [EntryId.parse(entry[0].decode()).epoch for entry in last]
+        epoch = 1 + max(await self._epoch(claim), position.epoch, *ends, 0)
+        return RepairWork(claim, keys, lane, epoch, EntryId((0, 0)))
+
+    async def adopt(self, work: RepairWork) -> None:
+        """Record what the journal has and the ledger lacks.
+
+        Raises:
+            PositionLostError: Another worker has taken the partition over.
+            ChainBrokenError: A user of the journal is not in the ledger.
+            MalformedEntryError: An entry was not written by these scripts.
+            UnavailableError: A server cannot be reached.
+        """
+        position = EntryId.parse(work.claim.last_id)
+        async for page in _pages(work):
+            recorded = await self._recorded(page)
+            _compare(work, page, recorded)
+            missing = _missing(page, recorded, position)
+            if missing:
+                await self._record(work, missing)
+        work.restored = await self._ahead_of(work)
+
+    async def remember(self, works: Sequence[RepairWork], now: datetime) -> None:
+        """Put the records of keys that still hold back into Redis; what is there stays.
+
+        Raises:
+            UnavailableError: A server cannot be reached.
+        """
+        by_partition = {work.claim.partition: work for work in works}
+        async for rows in self._records(now):
+            requests: dict[int, list[bytes]] = {}
+            for row in rows:
+                user = row.user_id.encode()
+                keys = self._partitions.of(user)
+                if keys.number in by_partition:
+                    requests.setdefault(keys.number, []).append(_remembering(keys, user, row, now))
+            for number, wanted in requests.items():
+                work = by_partition[number]
+                work.remembered += sum(
+                    reply is not None for reply in await work.lane.execute_all(*wanted)
+                )
+
+    async def begin(self, work: RepairWork) -> Repaired:
+        """The partition, open again in a new epoch.
+
+        Raises:
+            PositionLostError: Another worker has taken the partition over.
+            UnavailableError: A server cannot be reached.
+        """
+        seconds, microseconds = await work.lane.execute(b"TIME")
+        moment = b"%b%06d" % (seconds, int(microseconds))
+        first = str(EntryId((work.epoch, work.adopting)))
+        fields = (b"v", FORMAT.encode(), b"t", moment, b"i", b"")
+        await self._move(work, first, stamp(first, fields))
+        reply = await work.lane.run_script(
+            "begin",
+            (work.keys.gate, work.keys.meta, work.keys.journal),
+            (
+                b"%d" % work.epoch,
+                first.encode(),
+                moment,
+                b"%d" % len(self._partitions),
+                __version__.encode(),
+            ),
+        )
+        if reply != b"begun":
+            raise PositionLostError(work.claim.partition)
+        repaired = Repaired(
+            work.claim.partition,
+            work.epoch,
+            work.entries,
+            work.adopted,
+            work.restored,
+            work.remembered,
+        )
+        _log.warning(
+            "partition %d had lost history and is repaired, in epoch %d: %d entries read, %d "
+            "transactions adopted from the journal, %d restored from the ledger, %d keys remembered",
+            *(getattr(repaired, name) for name in Repaired.__slots__),
+        )
+        return repaired
+
+    # --- the ledger's side ------------------------------------------------------------------------
+
+    async def _epoch(self, claim: Claim) -> int:
+        columns = sync_partitions.c
+        query = select(columns.epoch).where(columns.partition == claim.partition)
+        async with reading(self._database) as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def _recorded(self, page: Sequence[Entry]) -> dict[str, EntryId]:
+        """The transactions of these entries that the ledger has, and under which entry."""
+        names = [item.transaction_id for item in _transactions(page)]
+        columns = transactions.c
+        query = select(columns.id, columns.entry_epoch, columns.entry_sequence)
+        async with reading(self._database) as connection:
+            rows = await connection.execute(query.where(columns.id.in_(names)))
+            return {row.id: EntryId((row.entry_epoch, row.entry_sequence)) for row in rows}
+
+    async def _record(self, work: RepairWork, entries: Sequence[Entry]) -> None:
+        """Adopt entries: one commit, on top of what their users have."""
+        names = {item.user_id for item in _transactions(entries)}
+        query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
+        async with reading(self._database) as connection:
+            rows = await connection.execute(query.where(users.c.id.in_(names)))
+            accounts = {user: (int(balance), int(number)) for user, balance, number in rows}
+        batch = Batch(work.claim.partition, (work.claim.last_id, work.claim.last_stamp))
+        for entry in entries:
+            batch.add(_adopted(entry, EntryId((work.epoch, work.adopting)), accounts))
+            work.adopting += 1
+        await self._ledger.write([(work.claim, batch)])
+        work.claim.last_id, work.claim.last_stamp = batch.ends
+        work.adopted += sum(1 for _ in _transactions(entries))
+
+    async def _ahead_of(self, work: RepairWork) -> int:
+        """Transactions of the ledger after the last entry that both had, adopted ones excepted."""
+        columns = transactions.c
+        entry = tuple_(columns.entry_epoch, columns.entry_sequence)
+        query = (
+            select(func.count())
+            .select_from(transactions)
+            .where(
+                columns.partition == work.claim.partition,
+                columns.entry_epoch < work.epoch,
+                entry > tuple_(*work.common),
+            )
+        )
+        async with reading(self._database) as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def _records(self, now: datetime) -> AsyncIterator[Sequence[Any]]:
+        """The records of keys that still hold, with what a repeated call is told, page by page."""
+        record, transaction = idempotency_records.c, transactions.c
+        query = (
+            select(
+                record.user_id,
+                record.key,
+                record.fingerprint,
+                record.transaction_id,
+                record.expires_at,
+                transaction.kind,
+                micros_of(transaction.amount).label("amount"),
+                micros_of(transaction.balance_after).label("balance_after"),
+                record.result,
+                users.c.membership_expires_at,
+            )
+            .join(transactions, transaction.id == record.transaction_id)
+            .join(users, users.c.id == record.user_id)
+            .where(record.expires_at > now)
+            .order_by(record.user_id, record.key)
+            .limit(_RECORDS_AT_ONCE)
+        )
+        page = query
+        while True:
+            async with reading(self._database) as connection:
+                rows = (await connection.execute(page)).all()
+            if rows:
+                yield rows
+            if len(rows) < _RECORDS_AT_ONCE:
+                return
+            last = rows[-1]
+            page = query.where(tuple_(record.user_id, record.key) > tuple_(last.user_id, last.key))
+
+    async def _move(self, work: RepairWork, last_id: str, last_stamp: str) -> None:
+        columns, claim = sync_partitions.c, work.claim
+        async with writing(self._database) as connection:
+            moved = await connection.execute(
+                update(sync_partitions)
+                .where(
+                    columns.partition == claim.partition,
+                    columns.fence == claim.fence,
+                    columns.last_id == claim.last_id,
+                )
+                .values(epoch=work.epoch, last_id=last_id, last_stamp=last_stamp),
+            )
+        if not moved.rowcount:
+            raise PositionLostError(claim.partition)
+        claim.last_id, claim.last_stamp = last_id, last_stamp
+
+
+# --- the journal's side -----------------------------------------------------------------------------
+
+
+async def _pages(work: RepairWork) -> AsyncIterator[list[Entry]]:
+    """Everything the journal holds, page by page."""
+    start = b"-"
+    count = b"%d" % _ENTRIES_AT_ONCE
+    while True:
+        found = await work.lane.execute(b"XRANGE", work.keys.journal, start, b"+", b"COUNT", count)
+        if found:
+            work.entries += len(found)
+            yield [decode(entry_id, fields) for entry_id, fields in found]
+        if len(found) < _ENTRIES_AT_ONCE:
+            return
+        start = b"(" + found[-1][0]
+
+
+def _transactions(entries: Iterable[Entry]) -> Iterator[TransactionItem]:
+    return (item for entry in entries for item in entry.items if isinstance(item, TransactionItem))
+
+
+def _compare(work: RepairWork, page: Sequence[Entry], recorded: Mapping[str, EntryId]) -> None:
+    """Note the last entry that both sides have."""
+    for entry in page:
+        names = [item.transaction_id for item in _transactions([entry])]
+        if names and all(recorded.get(name) == entry.id for name in names):
+            work.common = max(work.common, entry.id)
+
+
+def _missing(
+    page: Sequence[Entry], recorded: Mapping[str, EntryId], position: EntryId
+) -> list[Entry]:
+    """Of these entries, what the ledger lacks.
+
+    Refusals have no id. Those beside a transaction that is recorded are recorded, and those of an entry
+    up to the position as well.
+    """
+    found: list[Entry] = []
+    for entry in page:
+        ours = [*_transactions([entry])]
+        is_recorded = any(item.transaction_id in recorded for item in ours)
+        is_before = not ours and entry.id <= position
+        items: list[Item] = [
+            item
+            for item in entry.items
+            if (
+                item.transaction_id not in recorded
+                if isinstance(item, TransactionItem)
+                else not is_recorded and not is_before
+            )
+        ]
+        if items:
+            found.append(Entry(entry.id, entry.time_us, tuple(items), entry.fields))
+    return found
+
+
+def _adopted(entry: Entry, name: EntryId, accounts: dict[str, tuple[int, int]]) -> Entry:
+    """The entry under its new name, its transactions on top of what the users have.
+
+    Raises:
+        ChainBrokenError: The ledger does not know a user.
+    """
+    items: list[Item] = []
+    for item in entry.items:
+        if not isinstance(item, TransactionItem):
+            items.append(item)
+            continue
+        if item.user_id not in accounts:
+            raise ChainBrokenError(
+                f"user {item.user_id!r} of entry {entry.id} is not in the ledger"
+            )
+        balance, sequence = accounts[item.user_id]
+        balance, sequence = balance + item.delta, sequence + 1
+        accounts[item.user_id] = balance, sequence
+        items.append(
+            replace(
+                item,
+                sequence=sequence,
+                balance_after=balance,
+                metadata=_with_origin(item, entry.id),
+            ),
+        )
+    return Entry(name, entry.time_us, tuple(items), entry.fields)
+
+
+def _with_origin(item: TransactionItem, entry_id: EntryId) -> bytes:
+    """The metadata with what the caller was told: sequence and balance of the other history."""
+    told = (
+        f'{{"adoptedFrom":{{"entry":"{entry_id}","sequence":{item.sequence}'
+        f',"balanceAfter":{json_number(item.balance_after)}}}}}'
+    )
+    try:
+        return merged(item.metadata.decode(), JsonText(told)).encode()
+    except ValueError:
+        return item.metadata  # unreadable as it was; it is set aside like any other
+
+
+def _remembering(keys: PartitionKeys, user: bytes, row: Any, now: datetime) -> bytes:
+    """The request that puts a record back where there is none."""
+    expires_ms = to_ms(row.expires_at)
+    record = b"\0".join(
+        (
+            row.fingerprint.encode(),
+            row.transaction_id.encode(),
+            b"%d" % expires_ms,
+            _result(row).encode(),
+        ),
+    )
+    life_ms = max(1, expires_ms - to_ms(now))
+    key = keys.record(user, b"key:" + row.key.encode())
+    return pack((b"SET", key, record, b"PX", b"%d" % life_ms, b"NX"))
+
+
+def _result(row: Any) -> str:
+    """What the script told the first caller, as it is remembered."""
+    if row.kind != "tier":
+        return f"{abs(row.amount)}\0{row.balance_after}"
+    expires_at: datetime | None = row.membership_expires_at
+    return "\0".join(
+        (
+            row.result.get("oldTier") or "",
+            row.result.get("newTier") or "",
+            str(row.balance_after - row.amount),
+            str(row.balance_after),
+            "" if expires_at is None else str(to_ms(expires_at)),
+        ),
+    )
