@@ -134,10 +134,10 @@ async def compare_redis(
     query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
     async with reading(database) as connection:
         recorded = (await connection.execute(query)).all()
-        rows = await connection.execute(
+        known = await connection.execute(
             select(sync_partitions.c.partition, sync_partitions.c.epoch)
         )
-        epochs = {row.partition: row.epoch for row in rows}
+        epochs = {row.partition: row.epoch for row in known}
     compared = drift = 0
     differing: dict[str, str] = {}
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
