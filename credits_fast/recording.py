@@ -12,7 +12,7 @@ from credits_fast.resp import pack
 from credits_fast.sync.tables import sync_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,8 +24,10 @@ __all__ = ["behind", "journal_ends", "lag_ms", "positions"]
 _ASK_TIME: Final = pack((b"TIME",))
 
 
-async def journal_ends(router: Router, partitions: Partitions) -> dict[int, EntryId]:
-    """The last entry of every partition that has one, as of now.
+async def journal_ends(
+    router: Router, partitions: Partitions | Sequence[PartitionKeys]
+) -> dict[int, EntryId]:
+    """The last entry of each of these partitions that has one, as of now.
 
     Raises:
         RedisUnavailableError: A server cannot be reached.

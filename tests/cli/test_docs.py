@@ -93,6 +93,7 @@ def test_the_documents_have_the_members_of_the_page(
     }
     shop.sync()
     ran["history"] = program.document("history", "ada")
+    ran["verify"] = program.document("verify")
 
     assert {name: documented_json(name).keys() for name in ran} == {
         name: document.keys() for name, document in ran.items()
