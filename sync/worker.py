@@ -39,6 +39,7 @@ from credits_fast.sync.lease import Claim, Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
 from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, shares
 from credits_fast.sync.rows import Batch, ChainBrokenError
+from credits_fast.sync.tally import Tally
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -71,6 +72,7 @@ class _Owned:
     pace: Pace
     synced: deque[tuple[float, str]] = field(default_factory=deque[tuple[float, str]])
     set_aside: str = ""
+    is_told: bool = False
 
 
 class SyncWorker:
@@ -79,6 +81,10 @@ class SyncWorker:
     Attributes:
         id: The worker's own id, new with every start.
         carried: How many decisions it has carried so far.
+        tally: What else it has done so far.
+        database: The ledger.
+        partitions: The partitions as configured.
+        router: Which connection leads to which partition; for looking, not for writing.
 
     Args:
         endpoint: The Redis server, or the cluster.
@@ -106,13 +112,15 @@ class SyncWorker:
         self.carried = 0
         self._config = config
         self._clock = clock or (lambda: datetime.now(UTC))
-        self._partitions = partitions
-        self._router = router_to(endpoint, is_patient=False)
-        self._router.open()
-        self._journal = Journal(partitions, self._router)
+        self.tally = Tally()
+        self.database = database
+        self.partitions = partitions
+        self.router = router_to(endpoint, is_patient=False)
+        self.router.open()
+        self._journal = Journal(partitions, self.router)
         self._ledger = Ledger(database)
         self._leases = Leases(database, self.id, config.lease_ms)
-        self._admission = Admission(partitions, database, self._router)
+        self._admission = Admission(partitions, database, self.router)
         self._owned: dict[int, _Owned] = {}
         self._ahead: list[Batch] = []
         self._renew_at = 0.0
@@ -159,7 +167,9 @@ class SyncWorker:
                 pause = min(max(2 * pause, 0.05), _BACKOFF_MAX_S)
                 _log.warning("the worker waits %.2f s: %s", pause, error)
                 self._renew_at = 0.0
+                self.tally.turn(error)
             else:
+                self.tally.turn()
                 pause = 0.0 if carried else self._config.poll_ms / 1_000
             if pause:
                 await _wait(stop, pause)
@@ -184,7 +194,7 @@ class SyncWorker:
             _log.warning("the leases could not be released and end by themselves: %s", error)
         self._owned.clear()
         self._ahead = []
-        await self._router.close()
+        await self.router.close()
 
     # --- the parts of a step --------------------------------------------------------------------
 
@@ -198,6 +208,7 @@ class SyncWorker:
         else:
             written = await self._write(batches)
         await self._trim(written)
+        await self._tell()
         await self._clean()
         return sum(batch.items for batch in written)
 
@@ -253,6 +264,7 @@ class SyncWorker:
             except IncompatibleFormatError as error:
                 self._set_aside(look.partition, await self._told_by_whom(look.partition, error))
             except _UNCARRIABLE as error:
+                self.tally.forks += isinstance(error, ForkedError)
                 self._set_aside(look.partition, error)
             else:
                 if batch.entries:
@@ -307,6 +319,7 @@ class SyncWorker:
                 return [batch for written in alone for batch in written]
             self._could_not_write(batches[0], error)
             return []
+        self.tally.commit(batches)
         for batch in batches:
             owned = self._owned[batch.partition]
             owned.claim.last_id, owned.claim.last_stamp = batch.ends
@@ -325,11 +338,19 @@ class SyncWorker:
         keep = self._keep_from(self._owned[batch.partition])
         try:
             if not await self._journal.trim(batch, keep):
-                await self._admission.open(self._partitions[batch.partition])
+                await self._admission.open(self.partitions[batch.partition])
         except RedisUnavailableError as error:
             _log.debug("partition %d is trimmed another time: %s", batch.partition, error)
         except PartitionFencedError as error:
+            self.tally.forks += 1
             self._set_aside(batch.partition, error)
+
+    async def _tell(self) -> None:
+        """What was set aside is told where everybody can read it."""
+        for number, owned in self._owned.items():
+            if owned.set_aside and not owned.is_told:
+                await self._leases.set_aside(number, owned.claim.fence, owned.set_aside)
+                owned.is_told = True
 
     async def _clean(self) -> None:
         if time.monotonic() < self._clean_at or 0 not in self._owned:
@@ -361,8 +382,8 @@ class SyncWorker:
         error: IncompatibleFormatError,
     ) -> IncompatibleFormatError:
         """The same with the version that opened the partition last: it wrote the entry."""
-        keys = self._partitions[partition]
-        library: bytes | None = await self._router.execute(keys, b"HGET", keys.meta, b"library")
+        keys = self.partitions[partition]
+        library: bytes | None = await self.router.execute(keys, b"HGET", keys.meta, b"library")
         return IncompatibleFormatError(
             f"an entry of partition {partition}",
             found=error.found,
@@ -375,6 +396,7 @@ class SyncWorker:
         if partition not in self._owned:  # lost meanwhile: whoever has it now finds out as well
             return
         self._owned[partition].set_aside = reason
+        self.tally.fail(f"partition {partition} is set aside: {reason}")
         _log.error("partition %d is set aside, its journal waits: %s", partition, reason)
 
 
