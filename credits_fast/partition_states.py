@@ -46,6 +46,7 @@ class PartitionState:
         slot: Its slot in a cluster.
         node: Where its server is, "" where it cannot be reached.
         state: Whether charges go on; see the module.
+        partitions: How many partitions there are, as Redis has it; None where it does not know this one.
         epoch: The epoch of its journal in Redis, None where it has none.
         journal_length: Entries in its journal, None where that cannot be asked.
         last: The last entry of its journal, None where it has none.
@@ -64,6 +65,7 @@ class PartitionState:
     slot: int
     node: str
     state: Openness
+    partitions: int | None
     epoch: int | None
     journal_length: int | None
     last: EntryId | None
@@ -142,7 +144,7 @@ async def _lanes(router: Router, partitions: Partitions) -> dict[int, Lane]:
 def _looks(partition: PartitionKeys) -> tuple[bytes, ...]:
     journal = partition.journal
     return (
-        pack((b"HMGET", partition.meta, b"run", b"epoch")),
+        pack((b"HMGET", partition.meta, b"run", b"epoch", b"partitions")),
         pack((b"XREVRANGE", journal, b"+", b"-", b"COUNT", b"1")),
         pack((b"XLEN", journal)),
     )
@@ -157,13 +159,14 @@ def _state(
 ) -> PartitionState:
     meta, ends, length = looks
     problem = next((str(one) for one in (meta, ends) if isinstance(one, CreditsError)), "")
-    run, epoch = (None, None) if problem else meta
+    run, epoch, number = (None, None, None) if problem else meta
     last = None if problem or not ends else EntryId.parse(ends[0][0].decode())
     return PartitionState(
         number=partition.number,
         slot=partition.slot,
         node="" if lane is None else lane.address,
         state="away" if problem else _openness(run, lane, row),
+        partitions=None if number is None else int(number),
         epoch=None if epoch is None else int(epoch),
         journal_length=length if isinstance(length, int) else None,
         last=last,

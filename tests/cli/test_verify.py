@@ -77,7 +77,7 @@ def test_a_ledger_that_was_not_migrated_is_told(
     assert 3 == program("verify").code
 
 
-@pytest.mark.parametrize("words", [("verify",), ("partitions",)])
+@pytest.mark.parametrize("words", [("verify",), ("partitions",), ("doctor",)])
 def test_a_folder_in_the_environment_is_told_not_to_be_served(
     program: Program, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
