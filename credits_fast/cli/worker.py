@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
@@ -41,11 +41,20 @@ async def worker(
     report_ms: Annotated[
         int, typer.Option(metavar="MS", min=100, help="Pause between two reports in the log.")
     ] = 10_000,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Answer /healthz, /readyz and /metrics there. [CREDITS_LISTEN]",
+        ),
+    ] = None,
 ) -> Answer:
     """Carry the journal into the ledger until SIGTERM or Ctrl-C."""
     from credits_fast.sync.service import serve_until_signalled, worker_config  # noqa: PLC0415  # SQLAlchemy
 
     settings = servers.settings
+    if listen is not None:
+        settings = replace(settings, listen=listen)
     config = worker_config(
         servers.configured,
         namespace=settings.namespace,
