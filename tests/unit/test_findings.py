@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from credits_fast import doctor, findings
 from credits_fast.entries import EntryId
 from credits_fast.findings import (
     ClockFacts,
@@ -73,9 +77,9 @@ STATE = PartitionState(
 )
 
 
-def bad(findings: Iterable[Finding]) -> list[tuple[str, str]]:
+def bad(those: Iterable[Finding]) -> list[tuple[str, str]]:
     """What is not ok; and a remedy stands with all of it, and with nothing else."""
-    found = [*findings]
+    found = [*those]
     assert all(bool(one.remedy) == (one.severity != "ok") for one in found), found
     assert all(one.found and one.where for one in found)
     return [(one.severity, one.check) for one in found if one.severity != "ok"]
@@ -255,3 +259,13 @@ def test_a_pooler_is_bad_where_prepared_statements_do_not_survive_it(
 )
 def test_what_is_bad_about_sqlite_is_told(expected: list[Any], facts: SqliteFacts) -> None:
     assert expected == bad(of_sqlite(facts))
+
+
+def test_every_check_is_in_the_guide() -> None:
+    sources = (inspect.getsource(module) for module in (findings, doctor))
+    named = {name for text in sources for name in re.findall(r'Finding\(\s*"(\w+)"', text)}
+    guide = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
+    section = guide.split("## Is it set up well?")[1].split("\n## ")[0]
+
+    assert len(named) > 20
+    assert set() == (named | {*findings._POSTGRESQL}) - {*re.findall(r"`(\w+)`", section)}
