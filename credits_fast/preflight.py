@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast.errors import CreditsError, RedisUnavailableError, UnsuitableServerError
 from credits_fast.lane import info_fields
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from credits_fast.lane import Lane
     from credits_fast.routing import Router
 
-__all__ = ["check_server", "check_servers", "judge"]
+__all__ = ["check_server", "check_servers", "judge", "probe", "version_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +51,29 @@ async def check_server(lane: Lane, partition: PartitionKeys, *, in_cluster: bool
         RedisUnavailableError: The connection ended.
     """
     await _check_information(lane, in_cluster=in_cluster)
-    if in_cluster:
-        await lane.execute(b"ASKING")
     try:
-        await lane.run_script("probe", (partition.absent,), ())
+        await probe(lane, partition, in_cluster=in_cluster)
     except RedisUnavailableError as error:
         if not lane.is_open:
             raise
         _log.warning("permissions at %s could not be tried: %s", lane.address, error)
+
+
+async def probe(lane: Lane, partition: PartitionKeys, *, in_cluster: bool = False) -> None:
+    """Nothing, where every command that a script uses may be used; nothing is changed by it.
+
+    Args:
+        lane: An open connection to a server.
+        partition: Any partition it serves.
+        in_cluster: Whether it is used as a node of a cluster.
+
+    Raises:
+        UnsuitableServerError: Its access rules forbid one of them.
+        RedisUnavailableError: The connection ended, or the server cannot answer now.
+    """
+    if in_cluster:
+        await lane.execute(b"ASKING")
+    await lane.run_script("probe", (partition.absent,), ())
 
 
 async def _check_information(lane: Lane, *, in_cluster: bool) -> None:
@@ -86,15 +101,12 @@ def judge(information: Mapping[str, str], address: str, *, in_cluster: bool = Fa
         UnsuitableServerError: It may evict balances, is too old for the scripts, or is a node of a
             cluster and not used as one.
     """
-    name, floor = ("Redis", REDIS_FLOOR)
-    version = information.get("redis_version", "")
-    if information.get("server_name") == "valkey" or "valkey_version" in information:
-        name, floor = ("Valkey", VALKEY_FLOOR)
-        version = information.get("valkey_version", "")
-    if _numbers(version) < floor:
+    version = version_of(information)
+    name = version.name
+    if not version.is_new_enough:
         raise UnsuitableServerError(
-            f"{name} {version or 'of unknown version'} at {address} is too old: "
-            f"{'.'.join(map(str, floor))} or later is needed",
+            f"{name} {version.text or 'of unknown version'} at {address} is too old: "
+            f"{version.floor} or later is needed",
         )
     policy = information.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
@@ -107,6 +119,30 @@ def judge(information: Mapping[str, str], address: str, *, in_cluster: bool = Fa
             f"{name} at {address} is a node of a cluster; name the cluster by redis+cluster://, "
             "or give a RedisCluster client",
         )
+
+
+class Version(NamedTuple):
+    """What a server is.
+
+    Attributes:
+        name: `Redis` or `Valkey`.
+        text: Its version, "" where it does not tell.
+        floor: The first version that will do.
+        is_new_enough: Whether it will do.
+    """
+
+    name: str
+    text: str
+    floor: str
+    is_new_enough: bool
+
+
+def version_of(information: Mapping[str, str]) -> Version:
+    """What a server is, by the fields of INFO, section `server`."""
+    name, floor, text = "Redis", REDIS_FLOOR, information.get("redis_version", "")
+    if information.get("server_name") == "valkey" or "valkey_version" in information:
+        name, floor, text = "Valkey", VALKEY_FLOOR, information.get("valkey_version", "")
+    return Version(name, text, ".".join(map(str, floor)), _numbers(text) >= floor)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@
     --config         CREDITS_CONFIG         the TOML or JSON file; in a folder its credits.toml
     --namespace      CREDITS_NAMESPACE      the set of users, where a worker has no configuration
     --partitions     CREDITS_PARTITIONS     how many there are, where a worker has none
+    --listen         CREDITS_LISTEN         where a worker answers probes and scrapers
 
 A flag wins over a variable: naming a server by a flag passes over an embedded folder in the
 environment, and the other way round. Naming both in one place is a mistake.
@@ -39,6 +40,7 @@ class Settings:
         config: The configuration file.
         namespace: The set of users.
         partitions: How many partitions they fall into.
+        listen: Where a worker answers, `host:port`.
     """
 
     redis_url: str | None = None
@@ -47,6 +49,7 @@ class Settings:
     config: Path | None = None
     namespace: str | None = None
     partitions: int | None = None
+    listen: str | None = None
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
@@ -68,6 +71,7 @@ class Settings:
             config=Path(config) if config else None,
             namespace=given.get("NAMESPACE"),
             partitions=_number(partitions) if partitions else None,
+            listen=given.get("LISTEN"),
         )
 
     def over(self, environment: Settings) -> Settings:
@@ -87,6 +91,7 @@ class Settings:
             config=self.config or environment.config,
             namespace=self.namespace or environment.namespace,
             partitions=self.partitions or environment.partitions,
+            listen=self.listen or environment.listen,
         )
         if settings.embedded is not None and (settings.redis_url or settings.database_url):
             problem = "a folder has both servers; name it (--embedded) or their URLs, not both"

@@ -52,6 +52,7 @@ __all__ = [
     "refund_call",
     "refunded",
     "request",
+    "run_of",
     "tier_call",
     "tier_changed",
     "to_ms",
@@ -418,6 +419,11 @@ def held(account: bytes) -> HeldAccount:
 def epoch_of(gate: bytes) -> int:
     """The epoch of a partition, as its gate says."""
     return int(gate.split(b" ", 3)[2])
+
+
+def run_of(gate: bytes) -> str:
+    """The identity of the server process a partition is open on, as its gate says."""
+    return gate.split(b" ", 3)[1].decode()
 
 
 def closed(status: bytes, fields: Sequence[bytes], partition: int) -> CreditsError | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import delete, func, insert, or_, select, update
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Leases"]
 
 _log = logging.getLogger(__name__)
+
+_REASON_MAX: Final = 2_000
 
 
 @dataclass(slots=True)
@@ -100,6 +102,20 @@ class Leases:
             await self._release(connection, held)
             await connection.execute(delete(sync_workers).where(sync_workers.c.id == self._worker))
 
+    async def set_aside(self, partition: int, fence: int, reason: str) -> None:
+        """Tell everybody why a partition of ours is not carried; until it is claimed anew.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        columns = sync_partitions.c
+        async with writing(self._database) as connection:
+            await connection.execute(
+                update(sync_partitions)
+                .where(columns.partition == partition, columns.fence == fence)
+                .values(set_aside=reason[:_REASON_MAX]),
+            )
+
     async def owners(self) -> dict[int, str | None]:
         """Who holds which partition, for people."""
         columns = sync_partitions.c
@@ -162,6 +178,7 @@ class Leases:
                     owner=self._worker,
                     fence=claim.fence,
                     lease_until_ms=database_now_ms() + self._lease_ms,
+                    set_aside=None,
                 ),
             )
         return claims

@@ -152,6 +152,7 @@ class Batch:
         records: The record of each user's key.
         accounts: The step of each user.
         dead_letters: What could not be read.
+        refusals: How many refusals of each code there are.
         encoded: By table, the rows as the ledger's database takes them, in pieces.
     """
 
@@ -168,6 +169,7 @@ class Batch:
     )
     accounts: dict[str, AccountStep] = field(default_factory=dict[str, AccountStep])
     dead_letters: list[DeadLetterRow] = field(default_factory=list[DeadLetterRow])
+    refusals: dict[str, int] = field(default_factory=dict[str, int])
     encoded: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
 
     @property
@@ -211,7 +213,10 @@ def _add_entry(batch: Batch, entry: Entry) -> None:
     for item in entry.items:
         given = _given(batch, entry, item, moment)
         if isinstance(item, RefusedItem):
-            batch.audit.append(_failure(item, given, moment))
+            failure = _failure(item, given, moment)
+            code = failure.error_code or ""
+            batch.refusals[code] = batch.refusals.get(code, 0) + 1
+            batch.audit.append(failure)
         else:
             facts = _facts(item)
             _step(batch, item, moment)

@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import time
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -118,7 +118,8 @@ async def serve_until_signalled(
         loop.add_signal_handler(number, told)
     gc.freeze()  # what is loaded by now stays, and need not be looked through for garbage
     try:
-        return await serve(endpoint, database, config, stop, report_ms=report_ms)
+        listen = settings.listen
+        return await serve(endpoint, database, config, stop, report_ms=report_ms, listen=listen)
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
@@ -132,10 +133,20 @@ async def serve(
     stop: asyncio.Event,
     *,
     report_ms: int = REPORT_MS,
+    listen: str | None = None,
 ) -> Served:
     """Carry journals into the ledger until told to stop, and say now and then how it goes.
 
+    Args:
+        endpoint: The Redis server, or the cluster.
+        database: The ledger, migrated.
+        config: What `worker_config` gives.
+        stop: Set it to end.
+        report_ms: Milliseconds between two reports in the log.
+        listen: Where to answer probes and scrapers, `host:port`; None for nowhere.
+
     Raises:
+        ConfigurationError: It cannot listen there, or the extra `metrics` is not installed.
         UnsuitableServerError: Redis may evict balances, is too old, or forbids a command.
         SchemaMismatchError: The database is not migrated, or belongs to another set-up.
         IncompatibleFormatError: Another version wrote the data in another format.
@@ -146,22 +157,27 @@ async def serve(
     try:
         await check_servers(report.router, partitions)
         await schema.check(database)
-        return await _serve(report, config, stop, report_ms)
+        return await _serve(report, config, stop, report_ms, listen)
     finally:
         await report.close()
 
 
 async def _serve(
-    report: _Report, config: CreditsConfig, stop: asyncio.Event, report_ms: int
+    report: _Report,
+    config: CreditsConfig,
+    stop: asyncio.Event,
+    report_ms: int,
+    listen: str | None,
 ) -> Served:
     started = time.monotonic()
     worker = SyncWorker(report.endpoint, report.database, report.partitions, config.sync)
     reporting = asyncio.create_task(report.repeat(worker, report_ms / 1_000))
     try:
-        await worker.start()
-        where = report.endpoint.address, address(report.database)
-        _log.info("worker %s carries from %s into %s", worker.id, *where)
-        await _run(worker, stop)
+        async with _answering(worker, listen):
+            await worker.start()
+            where = report.endpoint.address, address(report.database)
+            _log.info("worker %s carries from %s into %s", worker.id, *where)
+            await _run(worker, stop)
     finally:
         set_aside = worker.set_aside
         reporting.cancel()
@@ -171,6 +187,18 @@ async def _serve(
         await _close(worker)
     _log.info("worker %s has ended; it carried %d decisions", worker.id, worker.carried)
     return Served(worker.id, worker.carried, time.monotonic() - started, set_aside)
+
+
+def _answering(worker: SyncWorker, listen: str | None) -> AbstractAsyncContextManager[object]:
+    """While inside, probes and scrapers are answered, where that is wanted."""
+    if listen is None:
+        return nullcontext()
+    try:
+        from credits_fast.sync.listening import listening  # noqa: PLC0415  # an extra, perhaps absent
+    except ModuleNotFoundError as error:
+        problem = f"needs {error.name}: pip install 'credits-fast[metrics]'"
+        raise ConfigurationError(Problem("listen", problem, "missing")) from error
+    return listening(worker, listen)
 
 
 async def _run(worker: SyncWorker, stop: asyncio.Event) -> None:

@@ -4,7 +4,7 @@
     transactions          the ledger: one row for every change of a balance
     audit_logs            what was done and what was refused; its user need not exist
     idempotency_records   which key was used for what, until it expires
-    sync_partitions       how far each partition is recorded, and which worker owns it
+    sync_partitions       how far each partition is recorded, which worker owns it, why it is set aside
     sync_workers          which workers are alive
     dead_letters          what of the journal could not be read, kept as it came
 
@@ -276,6 +276,7 @@ sync_partitions = Table(
     Column("fence", BigInteger, nullable=False, server_default="0"),
     Column("owner", String(_TRANSACTION_ID_LENGTH)),
     Column("lease_until_ms", BigInteger, nullable=False, server_default="0"),
+    Column("set_aside", Text),
     Column("updated_at", Moment, nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("partition"),
     CheckConstraint("partition >= 0 AND partition < partitions", name="partition_in_range"),

@@ -41,6 +41,7 @@ from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostErr
 from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, shares
 from credits_fast.sync.repair import LedgerBehindError, Repair, Repaired, RepairWork
 from credits_fast.sync.rows import Batch, ChainBrokenError
+from credits_fast.sync.tally import Tally
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -74,6 +75,7 @@ class _Owned:
     synced: deque[tuple[float, str]] = field(default_factory=deque[tuple[float, str]])
     set_aside: str = ""
     has_forked: bool = False
+    is_told: bool = False
 
     @property
     def is_carried(self) -> bool:
@@ -87,6 +89,10 @@ class SyncWorker:
         id: The worker's own id, new with every start.
         carried: How many decisions it has carried so far.
         repaired: What its repairs did so far.
+        tally: What else it has done so far.
+        database: The ledger.
+        partitions: The partitions as configured.
+        router: Which connection leads to which partition; for looking, not for writing.
 
     Args:
         endpoint: The Redis server, or the cluster.
@@ -115,14 +121,16 @@ class SyncWorker:
         self.repaired: list[Repaired] = []
         self._config = config
         self._clock = clock or (lambda: datetime.now(UTC))
-        self._partitions = partitions
-        self._router = router_to(endpoint, is_patient=False)
-        self._router.open()
-        self._journal = Journal(partitions, self._router)
+        self.tally = Tally()
+        self.database = database
+        self.partitions = partitions
+        self.router = router_to(endpoint, is_patient=False)
+        self.router.open()
+        self._journal = Journal(partitions, self.router)
         self._ledger = Ledger(database)
         self._leases = Leases(database, self.id, config.lease_ms)
-        self._admission = Admission(partitions, database, self._router)
-        self._repair = Repair(partitions, self._router, database, self._ledger)
+        self._admission = Admission(partitions, database, self.router)
+        self._repair = Repair(partitions, self.router, database, self._ledger)
         self._owned: dict[int, _Owned] = {}
         self._ahead: list[Batch] = []
         self._renew_at = 0.0
@@ -169,7 +177,9 @@ class SyncWorker:
                 pause = min(max(2 * pause, 0.05), _BACKOFF_MAX_S)
                 _log.warning("the worker waits %.2f s: %s", pause, error)
                 self._renew_at = 0.0
+                self.tally.turn(error)
             else:
+                self.tally.turn()
                 pause = 0.0 if carried else self._config.poll_ms / 1_000
             if pause:
                 await _wait(stop, pause)
@@ -194,7 +204,7 @@ class SyncWorker:
             _log.warning("the leases could not be released and end by themselves: %s", error)
         self._owned.clear()
         self._ahead = []
-        await self._router.close()
+        await self.router.close()
 
     # --- the parts of a step --------------------------------------------------------------------
 
@@ -209,6 +219,7 @@ class SyncWorker:
             written = await self._write(batches)
         await self._trim(written)
         await self._repair_forked()
+        await self._tell()
         await self._clean()
         return sum(batch.items for batch in written)
 
@@ -320,6 +331,7 @@ class SyncWorker:
                 return [batch for written in alone for batch in written]
             self._could_not_write(batches[0].partition, error)
             return []
+        self.tally.commit(batches)
         for batch in batches:
             owned = self._owned[batch.partition]
             owned.claim.last_id, owned.claim.last_stamp = batch.ends
@@ -338,7 +350,7 @@ class SyncWorker:
         keep = self._keep_from(self._owned[batch.partition])
         try:
             if not await self._journal.trim(batch, keep):
-                await self._admission.open(self._partitions[batch.partition])
+                await self._admission.open(self.partitions[batch.partition])
         except RedisUnavailableError as error:
             _log.debug("partition %d is trimmed another time: %s", batch.partition, error)
         except PartitionFencedError as error:
@@ -366,8 +378,16 @@ class SyncWorker:
                 self._could_not_write(work.claim.partition, error)
             else:
                 owned = self._owned[work.claim.partition]
+                self.tally.repairs += 1
                 owned.synced.clear()
                 owned.has_forked = False
+
+    async def _tell(self) -> None:
+        """What was set aside is told where everybody can read it."""
+        for number, owned in self._owned.items():
+            if owned.set_aside and not owned.is_told:
+                await self._leases.set_aside(number, owned.claim.fence, owned.set_aside)
+                owned.is_told = True
 
     async def _clean(self) -> None:
         if time.monotonic() < self._clean_at or 0 not in self._owned:
@@ -396,6 +416,8 @@ class SyncWorker:
     def _has_forked(self, partition: int, error: Exception) -> None:
         if partition in self._owned:
             self._owned[partition].has_forked = True
+            self.tally.forks += 1
+            self.tally.fail(f"partition {partition} is closed and will be repaired: {error}")
             _log.error("partition %d is closed and will be repaired: %s", partition, error)
 
     async def _told_by_whom(
@@ -404,8 +426,8 @@ class SyncWorker:
         error: IncompatibleFormatError,
     ) -> IncompatibleFormatError:
         """The same with the version that opened the partition last: it wrote the entry."""
-        keys = self._partitions[partition]
-        library: bytes | None = await self._router.execute(keys, b"HGET", keys.meta, b"library")
+        keys = self.partitions[partition]
+        library: bytes | None = await self.router.execute(keys, b"HGET", keys.meta, b"library")
         return IncompatibleFormatError(
             f"an entry of partition {partition}",
             found=error.found,
@@ -418,6 +440,7 @@ class SyncWorker:
         if partition not in self._owned:  # lost meanwhile: whoever has it now finds out as well
             return
         self._owned[partition].set_aside = reason
+        self.tally.fail(f"partition {partition} is set aside: {reason}")
         _log.error("partition %d is set aside, its journal waits: %s", partition, reason)
 
 

@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from credits_fast.cli import credits, history, setup, tiers, users, worker  # noqa: A004
+from credits_fast.cli import (
+    credits,  # noqa: A004
+    doctor,
+    history,
+    partitions,
+    setup,
+    tiers,
+    users,
+    verify,
+    worker,
+)
 from credits_fast.cli.bench import command as bench
 from credits_fast.cli.demo import command as demo
 from credits_fast.cli.output import reporting, say
@@ -23,7 +33,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for _commands in (demo, bench, setup, users, credits, tiers, history, worker):
+for _commands in (
+    demo,
+    bench,
+    setup,
+    users,
+    credits,
+    tiers,
+    history,
+    worker,
+    doctor,
+    partitions,
+    verify,
+):
     _commands.add_to(app)
 
 

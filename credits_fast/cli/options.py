@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -12,14 +14,20 @@ import typer
 
 from credits_fast.cli.output import Answer, as_json, notice, say, say_json
 from credits_fast.config import CreditsConfig, load_config
+from credits_fast.endpoints import endpoint_from_url
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import ConfigurationError, Problem
 from credits_fast.exit_codes import printable
+from credits_fast.keys import Partitions
 from credits_fast.log_output import log_to_stderr
+from credits_fast.routing import router_to
 from credits_fast.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from credits_fast.endpoints import AnyEndpoint
+    from credits_fast.routing import Router
 
 __all__ = [
     "ConfigFile",
@@ -31,6 +39,8 @@ __all__ = [
     "Logging",
     "Output",
     "RedisUrl",
+    "Room",
+    "Servers",
     "check_file",
     "configuration",
 ]
@@ -230,6 +240,87 @@ class Connection:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is to look at.
+
+    Attributes:
+        endpoint: How Redis is reached.
+        router: The way to it, open.
+        database: The ledger.
+        partitions: The partitions as configured.
+    """
+
+    endpoint: AnyEndpoint
+    router: Router
+    database: AsyncEngine
+    partitions: Partitions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Servers:
+    """The servers of a command that needs no prices; its configuration may be the defaults."""
+
+    redis_url: RedisUrl = None
+    database_url: DatabaseUrl = None
+    config: ConfigFile = None
+    namespace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The set of users. [CREDITS_NAMESPACE]")
+    ] = None
+    partitions: Annotated[
+        int | None, typer.Option(metavar="N", help="How many there are. [CREDITS_PARTITIONS]")
+    ] = None
+
+    @property
+    def settings(self) -> Settings:
+        """What the flags say, and the environment behind them."""
+        flags = Settings(
+            redis_url=self.redis_url,
+            database_url=self.database_url,
+            config=self.config,
+            namespace=self.namespace,
+            partitions=self.partitions,
+        )
+        return flags.over(Settings.of(os.environ))
+
+    @property
+    def configured(self) -> CreditsConfig | None:
+        """The configuration that is named, None where none is.
+
+        Raises:
+            ConfigurationError: It cannot be read or has mistakes.
+        """
+        path = self.settings.config
+        return None if path is None else configuration(path)
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncGenerator[Room, None]:
+        """Both servers, to look at.
+
+        Raises:
+            ConfigurationError: One is not named, or cannot be used.
+        """
+        from credits_fast.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
+        from credits_fast.sync.service import worker_config  # noqa: PLC0415
+
+        settings = self.settings
+        if settings.embedded is not None:
+            raise ConfigurationError(Problem("embedded", _EMBEDDED, "embedded"))
+        config = worker_config(
+            self.configured, namespace=settings.namespace, partitions=settings.partitions
+        )
+        endpoint = endpoint_from_url(settings.need_redis_url())
+        database = connect(settings.need_database_url())
+        router = router_to(endpoint)
+        router.open()
+        try:
+            partitions = Partitions(config.namespace, config.partitions)
+            yield Room(endpoint, router, database, partitions)
+        finally:
+            await router.close()
+            await database.dispose()
+
+
 def check_file(path: Path, option: str) -> None:
     """Nothing, where a file can be written; it is empty then.
 
@@ -260,4 +351,8 @@ def configuration(path: Path) -> CreditsConfig:
 _NO_SERVERS = (
     "are not named: give --redis-url and --database-url (CREDITS_REDIS_URL, CREDITS_DATABASE_URL), "
     "or a folder by --embedded (CREDITS_EMBEDDED)"
+)
+_EMBEDDED = (
+    "folders are served only by the program that has them open, and ended with it; "
+    "name its servers by --redis-url and --database-url"
 )

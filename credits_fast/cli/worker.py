@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
 
 from credits_fast.cli.command import command
-from credits_fast.cli.options import ConfigFile, DatabaseUrl, RedisUrl, configuration
+from credits_fast.cli.options import Servers
 from credits_fast.cli.output import Answer
-from credits_fast.config import CreditsConfig
-from credits_fast.settings import Settings
 
 __all__ = ["add_to"]
 
@@ -20,33 +17,6 @@ __all__ = ["add_to"]
 def add_to(app: typer.Typer) -> None:
     """Add the command to the app."""
     command(app, log_level="info")(worker)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Servers:
-    """The worker's servers; its configuration may be the defaults."""
-
-    redis_url: RedisUrl = None
-    database_url: DatabaseUrl = None
-    config: ConfigFile = None
-    namespace: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The set of users. [CREDITS_NAMESPACE]")
-    ] = None
-    partitions: Annotated[
-        int | None, typer.Option(metavar="N", help="How many there are. [CREDITS_PARTITIONS]")
-    ] = None
-
-    @property
-    def settings(self) -> Settings:
-        """What the flags say, and the environment behind them."""
-        flags = Settings(
-            redis_url=self.redis_url,
-            database_url=self.database_url,
-            config=self.config,
-            namespace=self.namespace,
-            partitions=self.partitions,
-        )
-        return flags.over(Settings.of(os.environ))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +35,28 @@ class _Sync:
 
 
 async def worker(
-    servers: _Servers,
+    servers: Servers,
     sync: _Sync,
     *,
     report_ms: Annotated[
         int, typer.Option(metavar="MS", min=100, help="Pause between two reports in the log.")
     ] = 10_000,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Answer /healthz, /readyz and /metrics there. [CREDITS_LISTEN]",
+        ),
+    ] = None,
 ) -> Answer:
     """Carry the journal into the ledger until SIGTERM or Ctrl-C."""
     from credits_fast.sync.service import serve_until_signalled, worker_config  # noqa: PLC0415  # SQLAlchemy
 
     settings = servers.settings
+    if listen is not None:
+        settings = replace(settings, listen=listen)
     config = worker_config(
-        _configured(settings),
+        servers.configured,
         namespace=settings.namespace,
         partitions=settings.partitions,
         poll_ms=sync.poll_ms,
@@ -92,7 +71,3 @@ async def worker(
         "set_aside": served.set_aside,
     }
     return Answer(data, f"carried {served.carried:,} decisions in {served.seconds:.1f} s")
-
-
-def _configured(settings: Settings) -> CreditsConfig | None:
-    return None if settings.config is None else configuration(settings.config)

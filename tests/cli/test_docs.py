@@ -93,12 +93,20 @@ def test_the_documents_have_the_members_of_the_page(
     }
     shop.sync()
     ran["history"] = program.document("history", "ada")
+    ran["verify"] = program.document("verify")
+    ran["doctor"] = program("doctor", "--json").json
+    ran["partitions"] = program.document("partitions")
 
     assert {name: documented_json(name).keys() for name in ran} == {
         name: document.keys() for name, document in ran.items()
     }
-    (row,) = documented_json("history")["transactions"]
-    assert row.keys() == ran["history"]["transactions"][0].keys()
+    for name, member in (
+        ("history", "transactions"),
+        ("partitions", "partitions"),
+        ("doctor", "findings"),
+    ):
+        row = documented_json(name)[member][0]
+        assert row.keys() == ran[name][member][0].keys()
 
 
 def test_the_figures_of_the_demo_are_those_of_the_page(program: Program, tmp_path: Path) -> None:

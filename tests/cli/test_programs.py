@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,6 +85,42 @@ async def test_a_worker_told_to_stop_has_carried_everything_and_releases_its_lea
     assert {0: None, 1: None} == owners
     assert "it carried 50 decisions" in err
     assert not out or 50 == json.loads(out)["carried"]
+
+
+@pytest.mark.parametrize("words", [(*COMMAND_LINE, "worker", "--listen", "127.0.0.1:0"), WORKER])
+def test_a_worker_that_listens_answers_until_it_is_told_to_stop(
+    shop: Shop, words: tuple[str, ...]
+) -> None:
+    environment = surroundings(
+        CREDITS_REDIS_URL=shop.redis_url,
+        CREDITS_DATABASE_URL=shop.database_url,
+        CREDITS_CONFIG=str(shop.config),
+        CREDITS_LISTEN="" if "--listen" in words else "127.0.0.1:0",
+    )
+    process = start(*words, environment=environment)
+    assert process.stderr is not None
+    told = (re.search(r"answers at (127\.0\.0\.1:\d+)", line) for line in process.stderr)
+    where = next(found[1] for found in told if found)
+    with urllib.request.urlopen(f"http://{where}/metrics", timeout=_ENDS_WITHIN_S) as page:
+        text = page.read().decode()
+    process.send_signal(signal.SIGTERM)
+    code, *_ = ended(process)
+
+    assert (0, True) == (code, "\ncredits_fast_entries_recorded_total 0.0\n" in text)
+
+
+def test_a_worker_that_is_to_listen_without_the_extra_says_what_to_install(shop: Shop) -> None:
+    program = (
+        "import sys; sys.modules['h11'] = None; "
+        "from credits_fast.cli import main; sys.exit(main(['worker', '--listen', '127.0.0.1:0']))"
+    )
+    environment = surroundings(
+        CREDITS_REDIS_URL=shop.redis_url, CREDITS_DATABASE_URL=shop.database_url
+    )
+    code, _, err = ended(start(sys.executable, "-c", program, environment=environment))
+
+    assert 3 == code
+    assert "listen: needs h11: pip install 'credits-fast[metrics]'" in err
 
 
 @pytest.mark.parametrize(

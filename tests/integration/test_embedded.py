@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from credits_fast import ConfigurationError, CreditsEngine
+from credits_fast import ConfigurationError, CreditsEngine, EngineClosedError
 from credits_fast.balance_sheet import balance_sheet, compare_redis
 from credits_fast.embedded import EmbeddedEngine
+from credits_fast.sync.listening import listening
 from tests.integration.conftest import CONFIG
 
 
@@ -43,6 +44,23 @@ async def test_closing_records_what_was_not_recorded_yet(tmp_path: Path) -> None
     sheet = await balance_sheet(database)
     await database.dispose()
     assert (501, 500, True) == (sheet.transactions, sheet.balances, sheet.conserves)
+
+
+async def test_the_worker_inside_can_be_watched(tmp_path: Path) -> None:
+    engine = CreditsEngine.embedded(tmp_path, CONFIG)
+    with pytest.raises(EngineClosedError):
+        str(engine.worker.id)
+    async with engine as credits, listening(engine.worker, "127.0.0.1:0") as where:
+        await credits.create_user("ada", credits=100)
+        await credits.charge("ada", "free", amount=1)
+        await credits.wait_recorded()
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
+        page = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    assert b"\ncredits_fast_transactions_recorded_total 1.0\n" in page
 
 
 async def test_a_second_program_is_refused(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ async def assert_recorded_once(kit: CreditsKit, decisions: int = DECISIONS) -> N
 
 async def vanish(kit: CreditsKit, worker: SyncWorker) -> None:
     """The worker is gone without a word, and its leases have ended."""
-    await worker._router.close()
+    await worker.router.close()
     await end_leases(kit)
 
 

@@ -41,7 +41,7 @@ def new_worker(kit: CreditsKit, config: SyncConfig = QUICK) -> SyncWorker:
 
 async def vanish(kit: CreditsKit, worker: SyncWorker) -> None:
     """The worker is gone without a word, and its leases have ended."""
-    await worker._router.close()
+    await worker.router.close()
     async with kit.database.begin() as connection:
         await connection.execute(update(sync_partitions).values(lease_until_ms=1))
         await connection.execute(update(sync_workers).values(alive_until_ms=1))
