@@ -7,7 +7,7 @@
 4    refused: the request is wrong or not allowed, nothing was changed
 5    unavailable: a server is not there or not ready, the same may succeed later
 6    outcome unknown: it may or may not have taken effect; the same key again settles it
-7    not verified: the sums of the demo or of the benchmark do not agree
+7    not verified: sums of the demo or the benchmark do not agree, or the proof kit saw a promise broken
 130  interrupted from the keyboard
 141  the reader of the output has gone
 """

@@ -110,7 +110,7 @@ class SyncWorker:
         self._router = router_to(endpoint, is_patient=False)
         self._router.open()
         self._journal = Journal(partitions, self._router)
-        self._ledger = Ledger(database)
+        self._ledger = Ledger(database, idle_ms=config.lease_ms)
         self._leases = Leases(database, self.id, config.lease_ms)
         self._admission = Admission(partitions, database, self._router)
         self._owned: dict[int, _Owned] = {}

@@ -12,6 +12,7 @@ import typer
 
 from credits_fast.cli import credits, history, setup, tiers, users, worker  # noqa: A004
 from credits_fast.cli.bench import command as bench
+from credits_fast.cli.chaos import command as chaos
 from credits_fast.cli.demo import command as demo
 from credits_fast.cli.output import reporting, say
 from credits_fast.version import __version__
@@ -23,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for _commands in (demo, bench, setup, users, credits, tiers, history, worker):
+for _commands in (demo, bench, chaos, setup, users, credits, tiers, history, worker):
     _commands.add_to(app)
 
 
