@@ -9,10 +9,10 @@ Each direction has a `Weather`, which may be changed at any time and holds for w
 The proxy knows no protocol. A fault can be kept to what follows certain bytes: the replies to a script
 call are eaten by `Weather(eats=0.1, after=b"EVALSHA")` for the replies, the answer to a commit likewise.
 
-A piece of bytes meets the faults in this order: held while the direction stalls; cut off with the
-connection (`resets`); eaten together with the connection (`eats`), so that the server has acted and
-nobody hears of it; swallowed (`is_deaf`), so that the connection stays half open; then rewritten,
-delayed, and passed on whole or in slices.
+A piece of bytes meets the faults in this order: held for what is in it, or while the direction stalls;
+cut off with the connection (`resets`); eaten together with the connection (`eats`), so that the server
+has acted and nobody hears of it; swallowed (`is_deaf`), so that the connection stays half open; then
+rewritten, delayed, and passed on whole or in slices.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Weather:
             eaten; b"" for any.
         is_deaf: Whether pieces vanish while the connection stays.
         is_stalled: Whether pieces are held until the weather changes.
+        holds: The next piece with these bytes is held until the weather changes, and no other; b"" for
+            none.
         rewrites: Bytes, and those of the same length that take their place.
     """
 
@@ -62,6 +64,7 @@ class Weather:
     after: bytes = b""
     is_deaf: bool = False
     is_stalled: bool = False
+    holds: bytes = b""
     rewrites: tuple[tuple[bytes, bytes], ...] = ()
 
     def __post_init__(self) -> None:
@@ -85,6 +88,7 @@ class FaultProxy:
         upstream: The path of the server's Unix socket; connections made from now on go there.
         faults: How often each fault happened.
         is_refusing: Whether new connections are closed at once.
+        is_holding: Whether a piece is held because of what is in it.
 
     Args:
         upstream: The path of the server's Unix socket.
@@ -101,6 +105,7 @@ class FaultProxy:
         self.upstream = upstream
         self.faults: Counter[str] = Counter()
         self.is_refusing = False
+        self.is_holding = False
         self._seed = seed
         self._requests, self._replies = CLEAR, CLEAR
         self._changed = asyncio.Event()
@@ -249,6 +254,7 @@ class _Link:
         Raises:
             _CutError: The connection ends with it.
         """
+        await self._perhaps_held(way, piece)
         weather = await self._when_not_stalled(way)
         self._strike(way, weather)
         if weather.is_deaf:
@@ -286,6 +292,17 @@ class _Link:
         other = self.proxy.replies if way == "requests" else self.proxy.requests
         if other.after:
             self.since[way] = (self.since[way] + piece)[-_READ_MAX:]
+
+    async def _perhaps_held(self, way: str, piece: bytes) -> None:
+        holds = self._weather(way).holds
+        if not holds or holds not in piece or self.proxy.is_holding:
+            return
+        self.proxy.faults[f"{way} held"] += 1
+        self.proxy.is_holding = True
+        try:
+            await self.proxy.changed()
+        finally:
+            self.proxy.is_holding = False
 
     async def _when_not_stalled(self, way: str) -> Weather:
         weather = self._weather(way)

@@ -204,6 +204,23 @@ async def test_what_is_stalled_arrives_when_the_weather_changes(
     assert b"one\n" == await caller.hear()
 
 
+async def test_one_piece_is_held_for_what_is_in_it_and_the_others_pass(
+    echo: Echo, proxy: FaultProxy
+) -> None:
+    proxy.requests = Weather(holds=b"BEGIN")
+    held, other = await call(proxy), await call(proxy)
+    await held.say(b"BEGIN first\n")
+    async with asyncio.timeout(_WAIT_S):
+        while not proxy.is_holding:
+            await asyncio.sleep(0)
+
+    assert b"BEGIN second\n" == await other.ask(b"BEGIN second\n")
+    proxy.clear()
+    assert b"BEGIN first\n" == await held.hear()
+    assert {"requests held": 1} == proxy.faults
+    assert b"BEGIN second\nBEGIN first\n" == echo.got
+
+
 async def test_bytes_are_rewritten_at_their_length(proxy: FaultProxy) -> None:
     proxy.requests = Weather(rewrites=((b"good", b"evil"),))
     caller = await call(proxy)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from credits_fast.chaos.proxy import Weather
 from credits_fast.chaos.scenario import Scenario
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena
-    from credits_fast.chaos.stage import WorkerProcess
 
 __all__ = ["WORKER_KILL", "ZOMBIE_WORKER"]
 
+_BEGIN: Final = b"BEGIN"
 _REJECTED: Final = "belongs to another worker now"
 
 
@@ -45,22 +48,42 @@ async def _recorded_entries(arena: Arena) -> int:
 
 
 async def _zombie_worker(arena: Arena) -> None:
-    """One of two workers stands still for longer than its lease, and wakes when another has its work."""
+    """A worker stands still, or its commit does, until another has its work; then it goes on."""
     async with arena.load.asking():
-        await arena.until(lambda: _all_carried(arena), "both workers carry")
         for number in range(arena.size.rounds):
-            asleep = arena.stage.workers[number % 2]
-            before = {sample.partition: sample.fence for sample in await arena.watch.look()}
-            await arena.turns(200)
-            asleep.pause()
-            arena.faults["SIGSTOP of a worker"] += 1
-            try:
-                await arena.until(partial(_taken_over, arena, before), "another takes over")
-            finally:
-                asleep.wake()
-            await arena.calls()
-            await arena.until(lambda: _all_carried(arena), "both workers carry")
-    arena.observations["commits of a zombie refused"] += _rejections(arena.stage.workers)
+            for stands_still in (_asleep, _held):
+                await arena.until(partial(_all_carried, arena), "both workers carry")
+                before = {sample.partition: sample.fence for sample in await arena.watch.look()}
+                await arena.turns(200)
+                with stands_still(arena, number):
+                    await arena.until(partial(_taken_over, arena, before), "another takes over")
+                await arena.calls()
+    refused = sum(worker.said(_REJECTED) for worker in arena.stage.workers)
+    arena.observations["commits of a zombie refused"] += refused
+    arena.expect("a commit of a zombie was refused", is_met=refused > 0)
+
+
+@contextmanager
+def _asleep(arena: Arena, number: int) -> Generator[None, None, None]:
+    """One of the workers stands still, wherever it is."""
+    worker = arena.stage.workers[number % 2]
+    arena.faults["SIGSTOP of a worker"] += 1
+    worker.pause()
+    try:
+        yield
+    finally:
+        worker.wake()
+
+
+@contextmanager
+def _held(arena: Arena, _number: int) -> Generator[None, None, None]:
+    """The next commit of either worker is held on its way, before it begins in the database."""
+    hop = arena.stage.hops.worker_sql
+    hop.requests = Weather(holds=_BEGIN)
+    try:
+        yield
+    finally:
+        hop.clear()
 
 
 async def _taken_over(arena: Arena, before: dict[int, int]) -> bool:
@@ -72,10 +95,6 @@ async def _all_carried(arena: Arena) -> bool:
     """Whether every partition has an owner, and there are two of them."""
     owners = [sample.owner for sample in await arena.watch.look()]
     return None not in owners and len({*owners}) == len(arena.stage.workers)
-
-
-def _rejections(workers: list[WorkerProcess]) -> int:
-    return sum(worker.said(_REJECTED) for worker in workers)
 
 
 WORKER_KILL: Final = Scenario(
