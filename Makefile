@@ -1,4 +1,4 @@
-# `make demo`, `make test` and `make bench` need nothing but python3 and make.
+# `make demo`, `make test`, `make bench` and `make chaos` need nothing but python3 and make.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick check fix clean
+.PHONY: help demo test bench bench-quick chaos check fix clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ bench: $(STAMP) ## Measure everything beside its baselines, in less than ten min
 
 bench-quick: $(STAMP) ## Measure a little of it, in less than a minute
 	@$(BIN)/credits-fast bench --set quick --json benchmark.json --html benchmark.html
+
+chaos: $(STAMP) ## Break real servers under load in every way there is a scenario for, and judge what is left
+	@$(BIN)/credits-fast chaos --json chaos.json
 
 check: $(STAMP) ## Lint, format, types and layers: what CI runs before the tests
 	@$(BIN)/ruff check .

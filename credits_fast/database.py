@@ -111,14 +111,25 @@ async def snapshot(database: AsyncEngine) -> AsyncGenerator[AsyncConnection, Non
 
 
 @asynccontextmanager
-async def writing(database: AsyncEngine) -> AsyncGenerator[AsyncConnection, None]:
+async def writing(
+    database: AsyncEngine, *, idle_ms: int | None = None
+) -> AsyncGenerator[AsyncConnection, None]:
     """A connection in one transaction, committed at the end, rolled back by any error.
+
+    Args:
+        database: The database.
+        idle_ms: Milliseconds PostgreSQL waits for the next statement before it ends the transaction;
+            else a program that stands still, or whose machine has gone, would keep its rows locked
+            until the connection is found to be dead, which takes hours. None for no bound.
 
     Raises:
         DatabaseUnavailableError: The database cannot be reached, or cannot serve this now.
     """
     with _translating(database):
         async with database.begin() as connection:
+            if idle_ms is not None and database.dialect.name == "postgresql":
+                bound = f"SET LOCAL idle_in_transaction_session_timeout = {idle_ms:d}"
+                await connection.exec_driver_sql(bound)
             yield connection
 
 

@@ -7,7 +7,7 @@
 4    refused: the request is wrong or not allowed, nothing was changed
 5    unavailable: a server is not there or not ready, the same may succeed later
 6    outcome unknown: it may or may not have taken effect; the same key again settles it
-7    not verified: what was compared does not agree: by the demo, the benchmark or `verify`
+7    not verified: the demo, the benchmark or `verify` found a difference, or the proof kit a broken promise
 130  interrupted from the keyboard
 141  the reader of the output has gone
 """

@@ -69,7 +69,7 @@ class Leases:
         """
         columns = sync_partitions.c
         self._is_known = True
-        async with writing(self._database) as connection:
+        async with writing(self._database, idle_ms=self._lease_ms) as connection:
             await self._beat(connection)
             share = await self._share(connection)
             kept = sorted(held)[:share]
@@ -98,7 +98,7 @@ class Leases:
         """
         if not self._is_known:  # nothing was ever claimed, so there is nothing to give up
             return
-        async with writing(self._database) as connection:
+        async with writing(self._database, idle_ms=self._lease_ms) as connection:
             await self._release(connection, held)
             await connection.execute(delete(sync_workers).where(sync_workers.c.id == self._worker))
 

@@ -53,10 +53,17 @@ class LedgerRefusedError(Exception):
 
 
 class Ledger:
-    """The ledger as the worker writes it."""
+    """The ledger as the worker writes it.
 
-    def __init__(self, database: AsyncEngine) -> None:
+    Args:
+        database: The database.
+        idle_ms: How long a commit may stand still before the database ends it: as long as a lease, for
+            who stands still for longer has lost it, and must not keep the next worker from its rows.
+    """
+
+    def __init__(self, database: AsyncEngine, *, idle_ms: int | None = None) -> None:
         self._database = database
+        self._idle_ms = idle_ms
         self._sql: Any = on_postgresql if database.dialect.name == "postgresql" else on_sqlite
         self._encoders: Mapping[str, Callable[[Batch], Any]] = self._sql.ENCODERS
 
@@ -94,7 +101,7 @@ class Ledger:
         for batch in batches:
             self.complete(batch)
         try:
-            async with writing(self._database) as connection:
+            async with writing(self._database, idle_ms=self._idle_ms) as connection:
                 await self._move(connection, work)
                 await self._update_users(connection, batches)
                 await self._insert(connection, batches)
@@ -110,7 +117,7 @@ class Ledger:
         expired = (
             select(columns.user_id, columns.key).where(columns.expires_at < now).limit(_EXPIRED_MAX)
         )
-        async with writing(self._database) as connection:
+        async with writing(self._database, idle_ms=self._idle_ms) as connection:
             done = await connection.execute(
                 delete(idempotency_records).where(
                     tuple_(columns.user_id, columns.key).in_(expired),

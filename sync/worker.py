@@ -127,7 +127,7 @@ class SyncWorker:
         self.router = router_to(endpoint, is_patient=False)
         self.router.open()
         self._journal = Journal(partitions, self.router)
-        self._ledger = Ledger(database)
+        self._ledger = Ledger(database, idle_ms=config.lease_ms)
         self._leases = Leases(database, self.id, config.lease_ms)
         self._admission = Admission(partitions, database, self.router)
         self._repair = Repair(partitions, self.router, database, self._ledger)

@@ -22,6 +22,7 @@ from credits_fast.cli import (
     worker,
 )
 from credits_fast.cli.bench import command as bench
+from credits_fast.cli.chaos import command as chaos
 from credits_fast.cli.demo import command as demo
 from credits_fast.cli.output import reporting, say
 from credits_fast.version import __version__
@@ -36,6 +37,7 @@ app = typer.Typer(
 for _commands in (
     demo,
     bench,
+    chaos,
     setup,
     users,
     credits,

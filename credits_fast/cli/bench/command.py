@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,12 +17,11 @@ from credits_fast.cli.command import command
 from credits_fast.cli.demo.trace import TraceError, read_trace
 from credits_fast.cli.options import Document, check_file
 from credits_fast.cli.output import Answer
+from credits_fast.cli.told import until_told
 from credits_fast.exit_codes import ExitCode
 from credits_fast.settings import Settings
 
 __all__ = ["add_to"]
-
-_T = TypeVar("_T")
 
 _SERVERS: Final = "Servers (a Valkey and a PostgreSQL of its own where none is named)"
 _PLAIN_LOOP: Final = "asyncio"
@@ -127,7 +125,7 @@ def bench(
             screen_.show(Sight("benchmark", step.done, step.total, step.title))
 
         with asyncio.Runner(loop_factory=make_loop) as runner:
-            outcome = runner.run(_until_told(run(plan, servers.settings, watch, tokens)))
+            outcome = runner.run(until_told(run(plan, servers.settings, watch, tokens)))
         screen_.show(Sight("benchmark", 1, 1, "done"))
     words = [f"credits-fast bench --set {plan.name}", *servers.words]
     circumstances = {
@@ -140,27 +138,6 @@ def bench(
     data = document(outcome, circumstances)
     code = ExitCode.OK if outcome.proof.is_verified else ExitCode.NOT_VERIFIED
     return Answer(data, summary(data), code)
-
-
-async def _until_told(work: Coroutine[Any, Any, _T]) -> _T:
-    """What the work gives; told to stop by SIGTERM it is cancelled, and takes its stage down.
-
-    Raises:
-        KeyboardInterrupt: It was told to stop.
-    """
-    task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        await asyncio.wait({task})
-    except asyncio.CancelledError:  # Ctrl-C: the runner cancels us, and we the work
-        task.cancel()
-        await asyncio.wait({task})
-        raise
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-    if task.cancelled():
-        raise KeyboardInterrupt
-    return task.result()
 
 
 def _tokens(trace: Path | None) -> list[tuple[int, int]]:

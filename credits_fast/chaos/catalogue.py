@@ -1,0 +1,69 @@
+"""Every scenario by its name, and the sets they are played in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from credits_fast.chaos.arena import Size
+from credits_fast.chaos.scenarios import callers, connections, ledger, lost_history, server, workers
+
+if TYPE_CHECKING:
+    from credits_fast.chaos.scenario import Scenario
+
+__all__ = ["SCENARIOS", "SETS", "SIZES", "chosen"]
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (
+        connections.REPLY_EATER,
+        connections.CANCEL_STORM,
+        connections.SLOW_SLICE,
+        server.KILL9_EVERYSEC,
+        server.KILL9_ALWAYS,
+        server.SCRIPT_FLUSH,
+        server.OOM,
+        server.ACL_HOLE,
+        server.ACL_TORN,
+        server.WRONGTYPE,
+        server.BUSY_SCRIPT,
+        workers.WORKER_KILL,
+        workers.ZOMBIE_WORKER,
+        ledger.PG_IMMEDIATE_STOP,
+        ledger.COMMIT_AMBIGUOUS,
+        ledger.PG_DOWN,
+        ledger.CONFLICTING_COMMITS,
+        callers.POISON_METADATA,
+        callers.HYDRATE_RACE,
+        callers.HOT_ACCOUNT,
+        lost_history.POWER_CUT,
+        lost_history.FLUSHALL,
+        lost_history.RDB_ROLLBACK,
+        lost_history.FAILOVER_LAG,
+    )
+}
+"""All of them; those that wait for something are in no set."""
+
+_STANDARD: Final = tuple(one for one in SCENARIOS.values() if not one.waits_for)
+SETS: Final = {
+    "smoke": tuple(one for one in _STANDARD if one.is_in_smoke),
+    "standard": _STANDARD,
+}
+SIZES: Final = {
+    "smoke": Size(rounds=2, calls=300),
+    "standard": Size(rounds=6, calls=800),
+}
+
+
+def chosen(set_: str, names: Iterable[str]) -> tuple[Scenario, ...]:
+    """The scenarios of these names, those of the set where none is named.
+
+    Raises:
+        KeyError: One is not known.
+
+    Example:
+        >>> [scenario.name for scenario in chosen("smoke", ["oom-noeviction"])]
+        ['oom-noeviction']
+    """
+    named = [SCENARIOS[name] for name in dict.fromkeys(names)]
+    return tuple(named) or SETS[set_]

@@ -1,0 +1,1 @@
+"""The scenarios, by what they break; `credits_fast.chaos.catalogue` has all of them."""

@@ -1,0 +1,1 @@
+"""The proof kit as a command: it plays scenarios, shows what came of them, and writes the document."""
