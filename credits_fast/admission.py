@@ -141,6 +141,7 @@ class Admission:
         gate = await lane.execute(b"GET", partition.gate)
         if gate is not None and gate.startswith(b"%b %b " % (FORMAT.encode(), lane.run.encode())):
             return True
+        is_known = await lane.execute(b"EXISTS", partition.meta)
         nothing_recorded = position.last_id == NOTHING_YET
         if not nothing_recorded and not await _holds(lane, partition, position):
             return False
@@ -153,7 +154,7 @@ class Admission:
                 b"%d" % position.epoch,
                 b"%d" % len(self._partitions),
                 __version__.encode(),
-                b"1" if nothing_recorded else b"0",
+                b"1" if nothing_recorded and not is_known else b"0",
             ),
         )
         return self._opened(partition, reply)

@@ -7,7 +7,8 @@
 -- ARGV[1]  epoch        the epoch of the ledger's position
 -- ARGV[2]  partitions   how many there are; fixed when the first one was created
 -- ARGV[3]  library      the version that opens it
--- ARGV[4]  create       '1' where the ledger says that nothing was ever recorded of the partition
+-- ARGV[4]  create       '1' where nothing was ever recorded of the partition, and it was not there either:
+--                       what a wipe takes away in between is not created anew
 --
 -- refuses, in this order:
 --   incompatible   format, library

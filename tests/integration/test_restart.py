@@ -126,6 +126,26 @@ async def test_a_server_that_was_wiped_before_anything_was_recorded_starts_anew(
     await own_kit.assert_balanced()
 
 
+async def test_an_opening_that_a_wipe_overtakes_creates_nothing(
+    own_kit: CreditsKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = own_kit.engine
+    lane, partition = await engine.lane(), engine.partitions.of(b"ada")
+    position = await engine._admission.position(partition)
+    await engine.charge("ada", "image")
+    await lane.execute(b"DEL", partition.gate)
+    run_script = lane.run_script
+
+    async def overtaken(*arguments: Any) -> Any:
+        await lane.execute(b"FLUSHALL")
+        return await run_script(*arguments)
+
+    monkeypatch.setattr(lane, "run_script", overtaken)
+
+    assert not await engine._admission._open_by(lane, partition, position)
+    assert 0 == await lane.execute(b"DBSIZE")
+
+
 async def test_a_server_that_was_set_back_refuses_until_it_is_repaired(
     own_server: OwnServer,
     own_kit: CreditsKit,
