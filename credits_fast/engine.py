@@ -344,6 +344,7 @@ class CreditsEngine:
         amount: Amount | None = None,
         variables: Variables | None = None,
         idempotency_key: str | None = None,
+        fingerprint: str | None = None,
         metadata: Metadata | None = None,
     ) -> ChargeResult:
         """Take the price of an action, if the user may act and the credits cover it.
@@ -354,6 +355,8 @@ class CreditsEngine:
             amount: The price in credits, instead of the configured one; 0 or more.
             variables: Values for the variables of a price formula: finite numbers.
             idempotency_key: Repeating the call with it gives the first result.
+            fingerprint: What else a repeated call has to match, such as a digest of the request it is
+                charged for; another one under the same key is a conflict.
             metadata: Kept with the transaction and the audit entry.
 
         Raises:
@@ -373,8 +376,11 @@ class CreditsEngine:
         if variables is not None:
             arguments.check_variables(variables)
         named = "" if amount is None else str(to_micros(amount))
+        parameters = [named, canonical(variables)]
+        if fingerprint is not None:
+            parameters.append(arguments.identifier("fingerprint", fingerprint).decode())
         operation = self._operations.new(
-            "charge", user_id, action, idempotency_key, metadata, named, canonical(variables)
+            "charge", user_id, action, idempotency_key, metadata, *parameters
         )
         quote = self._quote(action, amount, variables)
         call = wire.charge_call(operation, quote)
@@ -397,6 +403,7 @@ class CreditsEngine:
                     amount=charge.amount,
                     variables=charge.variables,
                     idempotency_key=charge.idempotency_key,
+                    fingerprint=charge.fingerprint,
                     metadata=charge.metadata,
                 )
             except CreditsError as error:

@@ -13,10 +13,12 @@ The tree, kept true by a contract test:
     ├── RefusedError                      the request is wrong or not allowed: nothing was changed
     │   ├── InvalidArgumentError          INVALID_ARGUMENT
     │   │   ├── InvalidAmountError        INVALID_AMOUNT
-    │   │   └── InvalidMetadataError      INVALID_METADATA
+    │   │   ├── InvalidMetadataError      INVALID_METADATA
+    │   │   └── InvalidUsageError         INVALID_USAGE
     │   ├── UserNotFoundError             USER_NOT_FOUND
     │   ├── UserAlreadyExistsError        USER_ALREADY_EXISTS
     │   ├── IdempotencyKeyConflictError   IDEMPOTENCY_KEY_CONFLICT
+    │   ├── RepeatedRequestError          REPEATED_REQUEST
     │   ├── MembershipRequiredError       MEMBERSHIP_REQUIRED
     │   ├── UndefinedActionError          UNDEFINED_ACTION
     │   ├── MissingVariableError          MISSING_VARIABLE
@@ -63,6 +65,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidMetadataError",
     "InvalidTierChangeError",
+    "InvalidUsageError",
     "MembershipRequiredError",
     "MisconfiguredError",
     "MissingVariableError",
@@ -72,6 +75,7 @@ __all__ = [
     "RedisUnavailableError",
     "RefundExceedsChargeError",
     "RefusedError",
+    "RepeatedRequestError",
     "SchemaMismatchError",
     "ScriptFailedError",
     "TransactionNotFoundError",
@@ -239,6 +243,12 @@ class InvalidMetadataError(InvalidArgumentError):
     code = "INVALID_METADATA"
 
 
+class InvalidUsageError(InvalidArgumentError):
+    """What a model's provider reported about tokens has another shape, or contradicts itself."""
+
+    code = "INVALID_USAGE"
+
+
 class UserNotFoundError(RefusedError):
     """Neither Redis nor the ledger knows this user."""
 
@@ -275,6 +285,28 @@ class IdempotencyKeyConflictError(RefusedError):
         super().__init__(
             f"idempotency key {key!r} was already used with other parameters "
             f"by transaction {existing_transaction}",
+        )
+
+
+class RepeatedRequestError(RefusedError):
+    """A request came again under its idempotency key, and its first answer is not at hand.
+
+    It was charged the first time and not now. Raised by the web integration, not by the engine, which
+    gives the first result again: answering a second time without a charge is the application's choice.
+
+    Attributes:
+        key: The idempotency key.
+        transaction_id: The id of the transaction that was charged.
+    """
+
+    code = "REPEATED_REQUEST"
+
+    def __init__(self, key: str, transaction_id: str) -> None:
+        self.key = key
+        self.transaction_id = transaction_id
+        super().__init__(
+            f"the request with idempotency key {key!r} was charged before by transaction "
+            f"{transaction_id}, and its answer is not at hand",
         )
 
 

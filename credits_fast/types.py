@@ -89,6 +89,7 @@ class Charge:
     amount: Amount | None = None
     variables: Variables | None = None
     idempotency_key: str | None = None
+    fingerprint: str | None = None
     metadata: Metadata | None = None
 
 

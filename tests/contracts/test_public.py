@@ -83,6 +83,7 @@ def example_errors() -> list[CreditsError]:
         errors.IncompatibleFormatError("it", found="2", expected="1", written_by="9"),
         errors.InvalidAmountError("amount", "is wrong"),
         errors.IdempotencyKeyConflictError("k", "t"),
+        errors.RepeatedRequestError("k", "t"),
         errors.MembershipRequiredError("ada", "pro", None, "none"),
         errors.MissingVariableError("{x}", "x", ["y"]),
         errors.FormulaEvaluationError("{x}", {"x": Decimal("1.5")}, "cause", "nan"),
@@ -163,7 +164,8 @@ def test_every_public_method_says_what_it_gives_takes_and_raises(name: str, meth
 
 DOCTESTED = [
     *("amounts", "exact", "formula", "ids", "json_text"),
-    *("sync.pace", "sync.parameters", "testing"),
+    *("sync.pace", "sync.parameters", "testing", "usage"),
+    *("web.headers", "web.idempotency", "web.problems"),
 ]
 
 

@@ -1,0 +1,53 @@
+"""A charge as response headers, so that a client need not ask for its balance. Pure.
+
+They are `X-Credits-…` and not the `RateLimit` fields of the IETF's draft, whose units come from a
+registry in which credits are not one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from credits_fast.types import ChargeResult
+
+__all__ = ["PREFIX", "charge_headers", "credits_text"]
+
+PREFIX: Final = "X-Credits-"
+"""What the names of the headers begin with, unless the application says otherwise."""
+
+
+def charge_headers(charge: ChargeResult, *, prefix: str = PREFIX) -> dict[str, str]:
+    """The headers of a response that was charged for; amounts are credits with all six places.
+
+    | header | what it says |
+    |---|---|
+    | `X-Credits-Charged` | what was taken for this request, now or when it came first |
+    | `X-Credits-Remaining` | the balance after it; not of a repeated request, whose balance is of then |
+    | `X-Credits-Transaction` | the id of the transaction in the ledger |
+    | `X-Credits-Replayed` | `true`, where the request was charged before and not now |
+
+    Args:
+        charge: What `CreditsEngine.charge` gave.
+        prefix: What the names begin with.
+    """
+    headers = {
+        f"{prefix}Charged": credits_text(charge.cost),
+        f"{prefix}Transaction": charge.transaction_id,
+    }
+    if charge.replayed:
+        return headers | {f"{prefix}Replayed": "true"}
+    return headers | {f"{prefix}Remaining": credits_text(charge.balance_after)}
+
+
+def credits_text(amount: Decimal) -> str:
+    """An amount with all its digits, as everywhere outside of Python.
+
+    Example:
+        >>> from decimal import Decimal
+        >>> credits_text(Decimal("7.950000"))
+        '7.950000'
+    """
+    return f"{amount:f}"

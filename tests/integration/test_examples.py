@@ -1,0 +1,144 @@
+"""The examples are programs that run, twice on the same folder, and the web API answers a real client."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.contracts.test_docs import run
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+_ENDS_WITHIN_S = 60
+_LISTENING = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
+
+
+def lines_of(name: str, folder: Path) -> list[str]:
+    return run(str(EXAMPLES / name), str(folder / "data"), folder=folder).splitlines()
+
+
+def test_background_jobs_are_charged_once_however_often_they_are_delivered(tmp_path: Path) -> None:
+    first, second = [lines_of("background_jobs.py", tmp_path) for _ in range(2)]
+
+    assert "job-1: done, 5.00 charged now" == first[0]
+    assert "job-3: not done, it costs 200.00" in first[2]
+    assert "job-1: done, 5.00 charged before" == first[4]
+    assert ["ada has 12.00, 2 jobs were charged", "bob has 18.00, 1 jobs were charged"] == first[5:]
+    assert "job-1: done, 5.00 charged before" == second[0]
+    assert first[5:] == second[5:]
+
+
+def test_a_payment_that_is_delivered_again_is_granted_once(tmp_path: Path) -> None:
+    first, second = [lines_of("purchase_webhook.py", tmp_path) for _ in range(2)]
+
+    at_once = ["  200 granted", "  200 known already", "  200 known already"]
+    assert ["three at once:", *at_once, "once more:     200 known already"] == first[:5]
+    assert [
+        "forged:        401 the signature is not the provider's",
+        "another sum:   422 IDEMPOTENCY_KEY_CONFLICT",
+        "unknown user:  404 USER_NOT_FOUND",
+        "ada has 1005.00, 1 purchase",
+    ] == first[5:]
+    assert ["  200 known already"] * 3 == second[1:4]
+    assert first[5:] == second[5:]
+
+
+def test_an_applications_own_users_become_users_with_their_own_commit(tmp_path: Path) -> None:
+    first, second = [lines_of("existing_user_table.py", tmp_path) for _ in range(2)]
+    statement = [
+        "Eve's first image: 4.00, 6.00 left",
+        "Ada     30.00 after 1 transactions",
+        "Bob     10.00 after 0 transactions",
+        "Eve      6.00 after 1 transactions",
+    ]
+
+    assert ["taken over: 2 then 0", "Eve: signed up"] == first[:2]
+    assert "Eve again: the mail address is taken" == first[2]
+    assert ["taken over: 0 then 0", "Eve: the mail address is taken"] == second[:2]
+    assert statement == first[3:] == second[3:]
+
+
+@pytest.fixture
+def web_api(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of the example, which runs as the program it is."""
+    example = (sys.executable, str(EXAMPLES / "fastapi_app.py"), str(tmp_path / "data"), "0")
+    program = subprocess.Popen(example, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = threading.Timer(
+        _ENDS_WITHIN_S, program.kill
+    )  # then reading ends, and the test fails
+    deadline.start()
+    try:
+        assert program.stderr is not None
+        found = (_LISTENING.search(line) for line in program.stderr)
+        url = next(match[1] for match in found if match)
+        with httpx.Client(base_url=url, headers={"Authorization": "Bearer ada-secret"}) as client:
+            yield client
+        program.send_signal(signal.SIGTERM)
+        program.stderr.read()
+        assert program.wait(_ENDS_WITHIN_S) in {0, -signal.SIGTERM}
+    finally:
+        deadline.cancel()
+        program.kill()
+        program.wait()
+        if program.stderr is not None:
+            program.stderr.close()
+
+
+def test_the_web_api_charges_over_http_and_its_statement_shows_it_all(
+    web_api: httpx.Client,
+) -> None:
+    def chat(key: str | None, prompt: str, **headers: str) -> httpx.Response:
+        keyed = {} if key is None else {"Idempotency-Key": key}
+        return web_api.post("/chat", json={"prompt": prompt}, headers=keyed | headers)
+
+    first, again = chat('"key-1"', "twenty characters ok"), chat("key-1", "twenty characters ok")
+    other = chat("key-1", "another prompt here!")
+    refused = chat("key-2", "x" * 100)
+    problems = [
+        chat(None, "no key").status_code,
+        chat('"half', "bad key").status_code,
+        chat("key-3", "").status_code,
+        chat("key-4", "a stranger", Authorization="Bearer nobody").status_code,
+    ]
+    statement = web_api.get("/statement").json()
+
+    assert (200, {"text": "ko sretcarahc ytnewt", "cost": "3.000000"}) == (
+        first.status_code,
+        first.json(),
+    )
+    assert ("3.000000", "7.000000") == (
+        first.headers["X-Credits-Charged"],
+        first.headers["X-Credits-Remaining"],
+    )
+    assert (200, first.json(), "true") == (
+        again.status_code,
+        again.json(),
+        again.headers["X-Credits-Replayed"],
+    )
+    assert first.headers["X-Credits-Transaction"] == again.headers["X-Credits-Transaction"]
+    assert (422, "IDEMPOTENCY_KEY_CONFLICT") == (other.status_code, other.json()["code"])
+    assert (402, "application/problem+json") == (
+        refused.status_code,
+        refused.headers["Content-Type"],
+    )
+    assert {
+        "type": "urn:credits-fast:insufficient-credits",
+        "title": "Not enough credits",
+        "status": 402,
+        "code": "INSUFFICIENT_CREDITS",
+        "detail": "11.000000 credits are required, 7.000000 are available.",
+        "required": "11.000000",
+        "available": "7.000000",
+    } == refused.json()
+    assert [400, 400, 422, 401] == problems
+    assert [
+        ("charge", "chat", "-3.000000", "7.000000", "http:key-1"),
+        ("grant", "create-user", "10.000000", "10.000000", "signup:ada"),
+    ] == [tuple(row.values()) for row in statement]
