@@ -108,7 +108,18 @@ def test_an_error_names_its_facts_in_one_line_and_amounts_without_noise() -> Non
     assert "user 'a\\nb' has 0 credits available, 13.5 are required" == str(error)
 
 
-LIGHT = {"sqlalchemy", "alembic", "asyncpg", "typer", "rich", "aiosqlite", "fakeredis", "pytest"}
+LIGHT = {
+    "fastapi",
+    "starlette",
+    "sqlalchemy",
+    "alembic",
+    "asyncpg",
+    "typer",
+    "rich",
+    "aiosqlite",
+    "fakeredis",
+    "pytest",
+}
 
 
 def test_importing_the_library_loads_nothing_heavy() -> None:
