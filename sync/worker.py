@@ -357,30 +357,41 @@ class SyncWorker:
             self._has_forked(batch.partition, error)
 
     async def _repair_forked(self) -> None:
-        """Give partitions that lost history one history again; what cannot be repaired is set aside."""
+        """Give partitions that lost history one history again; what cannot be repaired is set aside.
+
+        One whose server is away is repaired another time; the others go on meanwhile.
+        """
         forked = [owned for owned in self._owned.values() if owned.has_forked]
         if not forked:
             return
-        works: list[RepairWork] = []
-        for owned in forked:
-            try:
-                work = await self._repair.close(owned.claim)
-                await self._repair.adopt(work)
-            except (PositionLostError, *_UNCARRIABLE) as error:
-                self._could_not_write(owned.claim.partition, error)
-            else:
-                works.append(work)
-        await self._repair.remember(works, self._clock())
-        for work in works:
-            try:
-                self.repaired.append(await self._repair.begin(work))
-            except PositionLostError as error:
-                self._could_not_write(work.claim.partition, error)
-            else:
-                owned = self._owned[work.claim.partition]
-                self.tally.repairs += 1
-                owned.synced.clear()
-                owned.has_forked = False
+        try:
+            works = [work for owned in forked if (work := await self._adopted(owned)) is not None]
+            await self._repair.remember(works, self._clock())
+            for work in works:
+                await self._begin(work)
+        except RedisUnavailableError as error:
+            _log.warning("a repair waits: %s", error)
+
+    async def _adopted(self, owned: _Owned) -> RepairWork | None:
+        """The repair of a partition up to where its keys are remembered; None where it has ended."""
+        try:
+            work = await self._repair.close(owned.claim)
+            await self._repair.adopt(work)
+        except (PositionLostError, *_UNCARRIABLE) as error:
+            self._could_not_write(owned.claim.partition, error)
+            return None
+        return work
+
+    async def _begin(self, work: RepairWork) -> None:
+        try:
+            self.repaired.append(await self._repair.begin(work))
+        except PositionLostError as error:
+            self._could_not_write(work.claim.partition, error)
+            return
+        self.tally.repairs += 1
+        owned = self._owned[work.claim.partition]
+        owned.synced.clear()
+        owned.has_forked = False
 
     async def _tell(self) -> None:
         """What was set aside is told where everybody can read it."""

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from credits_fast import PartitionFencedError
+from credits_fast import PartitionFencedError, RedisUnavailableError
 from credits_fast.lane import Endpoint, Lane
 from credits_fast.sync.repair import Repair
 from credits_fast.sync.tables import sync_partitions
@@ -233,6 +233,27 @@ async def test_a_worker_that_dies_within_a_repair_leaves_it_to_the_next_one(
     assert all(one.replayed for one in await charge_all(kit, "third"))
     await kit.assert_balanced()
     await other.close()
+
+
+async def test_a_repair_whose_server_goes_away_is_done_another_time(
+    charged: CreditsKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = await charged.engine.lane()
+    await lane.execute(b"FLUSHALL")
+    original = Repair.begin
+
+    async def away(*_arguments: Any) -> Any:
+        raise RedisUnavailableError("it went away")
+
+    monkeypatch.setattr(Repair, "begin", away)
+    await charged.worker.step()
+    assert [] == charged.worker.repaired
+    monkeypatch.setattr(Repair, "begin", original)
+    await charged.worker.step()
+
+    assert {980} == await balances(charged)
+    assert not charged.worker.set_aside
+    await charged.assert_balanced()
 
 
 async def test_a_worker_that_lost_the_partition_within_a_repair_changes_nothing(
