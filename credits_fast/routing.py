@@ -61,6 +61,7 @@ class _Shared(Generic[T]):
     def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
         self._work = work
         self._task: asyncio.Future[T] | None = None
+        self._given_up: CreditsError = EngineClosedError("the connections were closed meanwhile")
 
     def start(self) -> asyncio.Future[T]:
         """Have it done, without waiting."""
@@ -74,14 +75,15 @@ class _Shared(Generic[T]):
         task = self.start()
         await asyncio.wait((task,))
         if task.cancelled():
-            raise EngineClosedError("the connections were closed meanwhile")
+            raise copy(self._given_up)
         error = task.exception()
         if isinstance(error, CreditsError):
             raise copy(error) from error.__cause__
         return task.result()
 
-    async def cancel(self) -> None:
-        """Give it up."""
+    async def cancel(self, error: CreditsError | None = None) -> None:
+        """Give it up; whoever waits gets the error, that of a closed engine where none is given."""
+        self._given_up = error or self._given_up
         task = self._task
         if task is not None:
             task.cancel()
@@ -140,9 +142,13 @@ class Station:
         lane, self._lane = self._lane, None
         return lane
 
-    async def close(self) -> None:
-        """End the lane; requests still in flight are lost."""
-        await self._opening.cancel()
+    async def close(self, error: CreditsError | None = None) -> None:
+        """End the lane; requests still in flight are lost.
+
+        Args:
+            error: What whoever waits for the lane gets, that of a closed engine where none is given.
+        """
+        await self._opening.cancel(error)
         lane = self.leave()
         if lane is not None:
             await lane.close()
@@ -590,7 +596,7 @@ class ClusterRouter(Router):
             lane = station.leave()
             if lane is not None:
                 self._end(_closed_when_answered(lane))
-            self._end(station.close())
+            self._end(station.close(RedisUnavailableError(f"{address} serves no slot any more")))
 
 
 def _behind(lane: Lane) -> Lane:

@@ -403,6 +403,20 @@ async def test_a_cluster_url_of_a_single_server_names_the_cause(
 
 
 @pytest.mark.usefixtures("network")
+async def test_whoever_waits_for_a_node_that_is_forgotten_may_try_again() -> None:
+    router = cluster_router()
+    station = router._node(router._endpoint.seeds[0])
+    waiting = asyncio.ensure_future(station.lane())
+    await asyncio.sleep(0)
+
+    router._leave_others(())
+
+    with pytest.raises(RedisUnavailableError, match="serves no slot any more"):
+        await waiting
+    await router.close()
+
+
+@pytest.mark.usefixtures("network")
 async def test_whoever_waits_when_the_router_closes_is_told() -> None:
     router = cluster_router()
     waiting = [asyncio.ensure_future(router.lane(partition)) for partition in KEYS]
