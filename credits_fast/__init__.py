@@ -1,6 +1,7 @@
 """Meter every request: atomic credit charges in Redis or Valkey, recorded exactly once in SQL."""
 
 from credits_fast.config import (
+    AcknowledgeConfig,
     AuditConfig,
     ConfigurationWarning,
     CreditsConfig,
@@ -52,6 +53,7 @@ from credits_fast.types import (
     ChargeResult,
     GrantResult,
     HistoryPage,
+    Level,
     RefundResult,
     TierChangeResult,
     Transaction,
@@ -62,6 +64,7 @@ from credits_fast.version import __version__
 
 __all__ = [
     "UNCHANGED",
+    "AcknowledgeConfig",
     "AuditConfig",
     "AuditEntry",
     "BalanceLimitError",
@@ -85,6 +88,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidMetadataError",
     "InvalidTierChangeError",
+    "Level",
     "MembershipConfig",
     "MembershipRequiredError",
     "MisconfiguredError",

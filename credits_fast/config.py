@@ -32,9 +32,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from credits_fast import amounts, formula
 from credits_fast.errors import ConfigurationError, InvalidAmountError, Problem
 from credits_fast.exact import plain
+from credits_fast.types import Level  # noqa: TC001  # pydantic reads the annotation
 
 __all__ = [
     "DEFAULT_PRICE",
+    "AcknowledgeConfig",
     "AuditConfig",
     "ConfigurationWarning",
     "CreditsConfig",
@@ -274,6 +276,25 @@ class RefundConfig(_Section):
     above_charge: Literal["allow", "refuse"] = "allow"
 
 
+class AcknowledgeConfig(_Section):
+    """How far a decision has to have come before its caller is answered, if a call says nothing else.
+
+    A level that is not reached in time is no failure: the result says `memory`.
+
+    Attributes:
+        level: `memory`, the reply of the script; `replicated`, in the memory of replicas too; `fsynced`,
+            on the server's disk; `committed`, in the ledger.
+        replicas: How many replicas `replicated` needs.
+        fsynced_replicas: How many replicas must have it on disk for `fsynced`, besides the primary.
+        timeout_ms: Milliseconds until a level counts as not reached.
+    """
+
+    level: Level = "memory"
+    replicas: Annotated[_Count, Field(ge=1, le=100)] = 1
+    fsynced_replicas: Annotated[_Count, Field(ge=0, le=100)] = 0
+    timeout_ms: Annotated[_Count, Field(ge=1, le=60_000)] = 2_000
+
+
 class SyncConfig(_Section):
     """How the worker carries the journal into the ledger.
 
@@ -305,6 +326,7 @@ class CreditsConfig(_Section):
         idempotency: How long a key is remembered.
         audit: What is written into the audit log.
         refunds: What a refund may give back.
+        acknowledge: How far a decision has to have come before its caller is answered.
         sync: How the worker carries the journal into the ledger.
         namespace: Separates several sets of users on one Redis; part of every key.
         partitions: Into how many logical partitions the users fall; fixed once written.
@@ -324,6 +346,7 @@ class CreditsConfig(_Section):
     idempotency: IdempotencyConfig = IdempotencyConfig()
     audit: AuditConfig = AuditConfig()
     refunds: RefundConfig = RefundConfig()
+    acknowledge: AcknowledgeConfig = AcknowledgeConfig()
     sync: SyncConfig = SyncConfig()
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")] = "credits"
     partitions: Annotated[_Count, Field(ge=1, le=1_024)] = 16
@@ -450,6 +473,7 @@ def _unknown_names(config: CreditsConfig) -> list[str]:
         "idempotency.": config.idempotency,
         "audit.": config.audit,
         "refunds.": config.refunds,
+        "acknowledge.": config.acknowledge,
         "sync.": config.sync,
     }
     return [

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from credits_fast import arguments, logs, membership, tier_changes, wire
 from credits_fast.accounts import Accounts
+from credits_fast.acknowledgement import Receipt
 from credits_fast.amounts import to_credits, to_micros
 from credits_fast.charges import known_charge
 from credits_fast.config import CreditsConfig, load_config
@@ -34,7 +35,9 @@ from credits_fast.errors import (
     UserNotFoundError,
 )
 from credits_fast.keys import Partitions
+from credits_fast.levels import Levels
 from credits_fast.operations import GRACE_MS, Operations, canonical
+from credits_fast.pending import Pending
 from credits_fast.preflight import check_servers
 from credits_fast.pricing import PriceList
 from credits_fast.retry import repeat
@@ -46,6 +49,7 @@ from credits_fast.types import (
     ChargeResult,
     GrantResult,
     HistoryPage,
+    Level,
     Metadata,
     RefundResult,
     TierChangeResult,
@@ -81,6 +85,8 @@ _REFUNDED_TTL_MS: Final = 86_400_000
 """How long Redis keeps what was refunded of a charge; after that the ledger is asked again."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+_Result = TypeVar("_Result", ChargeResult, GrantResult, RefundResult, TierChangeResult)
+
 
 class CreditsEngine:
     """Charges, grants and refunds of one set of users; open it with `async with`.
@@ -88,7 +94,8 @@ class CreditsEngine:
     Every changing operation takes an `idempotency_key`: repeating it with the same key and parameters
     gives the first result and changes nothing. It also takes `metadata`, a JSON object of at most
     4 KiB, which the ledger keeps. Amounts are an int, a `Decimal` or a decimal string, with at most
-    six decimal places; a float is refused.
+    six decimal places; a float is refused. Where it takes `acknowledge`, the result says in
+    `acknowledged` how far the decision is known to have come.
 
     Every method may raise `UnavailableError` when Redis or, where it is needed, the database cannot
     be reached after the configured retries, and `MisconfiguredError` when the set-up is wrong.
@@ -123,6 +130,7 @@ class CreditsEngine:
     ) -> None:
         # SQLAlchemy comes with the database the caller has made; not with `import credits_fast`.
         from credits_fast.admission import Admission  # noqa: PLC0415
+        from credits_fast.commits import Commits  # noqa: PLC0415
         from credits_fast.records import Records  # noqa: PLC0415
 
         self.config = _configuration(config)
@@ -139,13 +147,15 @@ class CreditsEngine:
         self._operations = Operations(self.config, self.partitions, grace_ms=grace_ms)
         self.endpoint = endpoint_of(redis)
         self.router = router_to(self.endpoint)
-        self._dispatcher = Dispatcher(
-            self.router,
-            clock=None if clock is None else lambda: _microseconds(clock()),
-        )
+        microseconds = None if clock is None else lambda: _microseconds(clock())
+        self._dispatcher = Dispatcher(self.router, clock=microseconds)
         self._records = Records(database)
         self._admission = Admission(self.partitions, database, self.router)
         self._accounts = Accounts(self._records, self.router)
+        self._commits = Commits(database, self._records)
+        self._levels = Levels(
+            self.config.acknowledge, self._dispatcher, self.endpoint, self.partitions, microseconds
+        )
         self._courier = Courier(
             self._dispatcher, self._admission, self._accounts, self.config.retry
         )
@@ -208,7 +218,8 @@ class CreditsEngine:
         """Connect, check that server and database are fit, and open the partitions.
 
         Raises:
-            UnsuitableServerError: Redis may evict balances, is too old, or forbids a command.
+            UnsuitableServerError: Redis may evict balances, is too old, forbids a command, or cannot
+                confirm the configured level of acknowledgement.
             SchemaMismatchError: The database is not migrated, or belongs to another set-up.
             IncompatibleFormatError: Another version wrote the data in another format.
             RedisUnavailableError: Redis cannot be reached.
@@ -220,6 +231,7 @@ class CreditsEngine:
             await check_servers(self.router, self.partitions)
             await schema.check(self._database)
             await self._admission.open_all()
+            await self._levels.start()
 
         self._dispatcher.open()
         try:
@@ -231,6 +243,8 @@ class CreditsEngine:
     async def close(self) -> None:
         """End connections and whatever is under way. Nothing acknowledged is lost."""
         await self._accounts.close()
+        await self._commits.close()
+        await self._levels.close()
         await self._dispatcher.close()
         if self._owns_database:
             await self._database.dispose()
@@ -343,6 +357,7 @@ class CreditsEngine:
         variables: Variables | None = None,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> ChargeResult:
         """Take the price of an action, if the user may act and the credits cover it.
 
@@ -353,6 +368,7 @@ class CreditsEngine:
             variables: Values for the variables of a price formula: finite numbers.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -376,10 +392,8 @@ class CreditsEngine:
         )
         quote = self._quote(action, amount, variables)
         call = wire.charge_call(operation, quote)
-        reply = await self._courier.deliver("charge", operation, call)
-        result = _read("charge", operation, wire.charged, reply, operation, quote)
-        logs.decided("charge", operation, -result.cost, replayed=result.replayed)
-        return result
+        pending = Pending("charge", operation, call, wire.charged, (quote,))
+        return await self._carry_out(pending, acknowledge)
 
     async def charge_many(self, charges: Sequence[Charge]) -> list[ChargeResult | CreditsError]:
         """The outcome of each charge, in their order: a result, or the error `charge` would raise.
@@ -396,6 +410,7 @@ class CreditsEngine:
                     variables=charge.variables,
                     idempotency_key=charge.idempotency_key,
                     metadata=charge.metadata,
+                    acknowledge=charge.acknowledge,
                 )
             except CreditsError as error:
                 return error
@@ -411,6 +426,7 @@ class CreditsEngine:
         transaction_id: str | None = None,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> RefundResult:
         """Give credits back. The user needs no membership, and the action no price.
 
@@ -423,6 +439,7 @@ class CreditsEngine:
                 together never pass it.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -444,18 +461,9 @@ class CreditsEngine:
             "refund", user_id, action, idempotency_key, metadata, str(micros), transaction_id or ""
         )
         call = wire.refund_call(operation, micros, related, bounded=bounded)
-        subject = str(micros)
-        reply = await self._courier.deliver(
-            "refund", operation, call, subject=subject, extra=related
-        )
-        if reply == wire.COLD_CHARGE:
-            await self._load_charge(operation, micros, related)
-            reply = await self._courier.deliver(
-                "refund", operation, call, subject=subject, extra=related
-            )
-        result = _read("refund", operation, wire.refunded, reply, operation, micros, related)
-        logs.decided("refund", operation, result.amount, replayed=result.replayed)
-        return result
+        facts = (micros, related)
+        pending = Pending("refund", operation, call, wire.refunded, facts, str(micros), related)
+        return await self._carry_out(pending, acknowledge)
 
     async def grant(
         self,
@@ -465,6 +473,7 @@ class CreditsEngine:
         *,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> GrantResult:
         """Add credits; the cap of the user's tier does not matter.
 
@@ -475,6 +484,7 @@ class CreditsEngine:
             idempotency_key: Repeating the call with it gives the first result: a payment's id here
                 makes a repeated webhook harmless.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -488,10 +498,8 @@ class CreditsEngine:
             "grant", user_id, action, idempotency_key, metadata, str(micros)
         )
         call = wire.grant_call(operation, micros)
-        reply = await self._courier.deliver("grant", operation, call, subject=str(micros))
-        result = _read("grant", operation, wire.granted, reply, operation, micros)
-        logs.decided("grant", operation, result.amount, replayed=result.replayed)
-        return result
+        pending = Pending("grant", operation, call, wire.granted, (micros,), str(micros))
+        return await self._carry_out(pending, acknowledge)
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -503,6 +511,7 @@ class CreditsEngine:
         membership_expires_at: datetime | Unchanged | None = UNCHANGED,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> TierChangeResult:
         """Change to a tier of a higher level; credits follow `membership.credits_on_tier_change`.
 
@@ -513,6 +522,7 @@ class CreditsEngine:
                 the one that is there, which must not be past.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -523,7 +533,14 @@ class CreditsEngine:
             OutcomeUnknownError: The reply was lost; the same key again settles it.
         """
         change = tier_changes.upgrade(self.config.membership, target_tier, membership_expires_at)
-        return await self._change_tier(user_id, "tier-upgrade", change, idempotency_key, metadata)
+        return await self._change_tier(
+            user_id,
+            "tier-upgrade",
+            change,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            acknowledge=acknowledge,
+        )
 
     async def downgrade_tier(
         self,
@@ -533,6 +550,7 @@ class CreditsEngine:
         clear_expiration: bool = False,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> TierChangeResult:
         """Change to a tier of a lower level; credits follow `membership.credits_on_tier_change`.
 
@@ -542,6 +560,7 @@ class CreditsEngine:
             clear_expiration: Whether the membership has no end afterwards; else its expiry stays.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -556,7 +575,14 @@ class CreditsEngine:
             target_tier,
             clear_expiration=clear_expiration,
         )
-        return await self._change_tier(user_id, "tier-downgrade", change, idempotency_key, metadata)
+        return await self._change_tier(
+            user_id,
+            "tier-downgrade",
+            change,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            acknowledge=acknowledge,
+        )
 
     async def renew_membership(
         self,
@@ -565,6 +591,7 @@ class CreditsEngine:
         *,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> TierChangeResult:
         """Give the stored tier, expired or not, a new end; credits follow `credits_on_renewal`.
 
@@ -573,6 +600,7 @@ class CreditsEngine:
             membership_expires_at: The new expiry, None for no end.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -582,7 +610,14 @@ class CreditsEngine:
             OutcomeUnknownError: The reply was lost; the same key again settles it.
         """
         change = tier_changes.renewal(self.config.membership, membership_expires_at)
-        return await self._change_tier(user_id, "tier-renewal", change, idempotency_key, metadata)
+        return await self._change_tier(
+            user_id,
+            "tier-renewal",
+            change,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            acknowledge=acknowledge,
+        )
 
     async def validate_access(self, user_id: str, action: str) -> bool:
         """True, where the user's membership satisfies the action's requirement at this moment.
@@ -719,8 +754,10 @@ class CreditsEngine:
         user_id: str,
         action: str,
         change: TierChange,
+        *,
         idempotency_key: str | None,
         metadata: Metadata | None,
+        acknowledge: Level | None,
     ) -> TierChangeResult:
         verb, target = change.verb.decode(), change.target.decode()
         operation = self._operations.new(
@@ -733,12 +770,47 @@ class CreditsEngine:
             change.expiry.decode(),
         )
         call = wire.tier_call(operation, change)
-        reply = await self._courier.deliver(
-            verb, operation, call, subject=target, extra=change.extra
-        )
-        result = _read(verb, operation, wire.tier_changed, reply, operation, change)
-        logs.decided(verb, operation, result.credits_delta, replayed=result.replayed)
-        return result
+        pending = Pending(verb, operation, call, wire.tier_changed, (change,), target, change.extra)
+        return await self._carry_out(pending, acknowledge)
+
+    async def _carry_out(self, pending: Pending[_Result], acknowledge: Level | None) -> _Result:
+        """The result of an operation, which has come as far as is asked, or says how far."""
+        level = self._levels.asked(acknowledge)
+        if level == "memory":
+            return _read(pending, await self._deliver(pending))
+        receipt = Receipt()
+        via = await repeat(lambda: self._levels.way(level), self.config.retry)
+        result = _read(pending, await self._deliver(pending, via, receipt))
+        reached = receipt.level
+        if level == "committed" and await self._commits.wait(
+            pending.operation.partition.number,
+            result.transaction_id,
+            self.config.acknowledge.timeout_ms,
+        ):
+            reached = level
+        return result._replace(acknowledged=reached)
+
+    async def _deliver(
+        self,
+        pending: Pending[_Result],
+        via: Dispatcher | None = None,
+        receipt: Receipt | None = None,
+    ) -> bytes:
+        """The reply to an operation; a charge that Redis does not know is loaded for its refund."""
+        for is_loaded in (False, True):
+            reply = await self._courier.deliver(
+                pending.verb,
+                pending.operation,
+                pending.call,
+                subject=pending.subject,
+                extra=pending.extra,
+                via=via,
+                receipt=receipt,
+            )
+            if reply != wire.COLD_CHARGE or is_loaded:
+                return reply
+            await self._load_charge(pending.operation, int(pending.subject), pending.extra)
+        raise AssertionError("unreachable: the second reply is returned")
 
     async def _load_charge(self, operation: Operation, micros: int, related: bytes) -> None:
         """Bring what is known of a charge into Redis, so that its refunds can be bounded there."""
@@ -772,23 +844,27 @@ class CreditsEngine:
         return datetime.now(UTC) if self._clock is None else self._clock()
 
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _read(
-    verb: str,
-    operation: Operation,
-    read: Callable[_P, _R],
-    *reply: _P.args,
-    **more: _P.kwargs,
-) -> _R:
-    """The result a reply holds; a refusal is logged and raised."""
+def _read(pending: Pending[_Result], reply: bytes) -> _Result:
+    """The result a reply holds, logged; a refusal is logged and raised."""
+    verb, operation = pending.verb, pending.operation
     try:
-        return read(*reply, **more)
+        result = pending.result(reply)
     except RefusedError as error:
         logs.refused(verb, operation, error.code)
         raise
+    logs.decided(verb, operation, _delta(result), replayed=result.replayed)
+    return result
+
+
+def _delta(result: ChargeResult | GrantResult | RefundResult | TierChangeResult) -> Decimal:
+    """By how much the balance changed, signed."""
+    match result:
+        case ChargeResult():
+            return -result.cost
+        case TierChangeResult():
+            return result.credits_delta
+        case _:
+            return result.amount
 
 
 def _configuration(config: Configuration | None) -> CreditsConfig:

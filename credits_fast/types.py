@@ -22,6 +22,7 @@ __all__ = [
     "GrantResult",
     "HistoryPage",
     "Kind",
+    "Level",
     "Metadata",
     "RefundResult",
     "TierChangeResult",
@@ -39,6 +40,10 @@ Variables: TypeAlias = Mapping[str, int | float | Decimal]
 
 Kind: TypeAlias = Literal["charge", "refund", "grant", "tier"]
 """What a transaction is: the word is the same in the journal, the ledger and here."""
+
+
+Level: TypeAlias = Literal["memory", "replicated", "fsynced", "committed"]
+"""How far a decision is known to have come: docs/guarantees.md says what each survives."""
 
 
 class Unchanged(Enum):
@@ -90,6 +95,7 @@ class Charge:
     variables: Variables | None = None
     idempotency_key: str | None = None
     metadata: Metadata | None = None
+    acknowledge: Level | None = None
 
 
 class ChargeResult(NamedTuple):
@@ -101,6 +107,8 @@ class ChargeResult(NamedTuple):
         balance_before: The balance before it.
         balance_after: The balance after it.
         replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: The level that is known to be reached; `memory` where another one was asked for
+            and could not be confirmed in time. The operation took effect all the same.
     """
 
     transaction_id: str
@@ -108,6 +116,7 @@ class ChargeResult(NamedTuple):
     balance_before: Decimal
     balance_after: Decimal
     replayed: bool = False
+    acknowledged: Level = "memory"
 
 
 class RefundResult(NamedTuple):
@@ -118,6 +127,7 @@ class RefundResult(NamedTuple):
     balance_before: Decimal
     balance_after: Decimal
     replayed: bool = False
+    acknowledged: Level = "memory"
 
 
 class GrantResult(NamedTuple):
@@ -129,6 +139,8 @@ class GrantResult(NamedTuple):
         balance_before: The balance before it.
         balance_after: The balance after it.
         replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: The level that is known to be reached; `memory` where another one was asked for
+            and could not be confirmed in time. The operation took effect all the same.
     """
 
     transaction_id: str
@@ -136,6 +148,7 @@ class GrantResult(NamedTuple):
     balance_before: Decimal
     balance_after: Decimal
     replayed: bool = False
+    acknowledged: Level = "memory"
 
 
 class TierChangeResult(NamedTuple):
@@ -150,6 +163,8 @@ class TierChangeResult(NamedTuple):
         credits_delta: The difference, of either sign.
         membership_expires_at: When the membership ends now, None where it does not.
         replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: The level that is known to be reached; `memory` where another one was asked for
+            and could not be confirmed in time. The operation took effect all the same.
     """
 
     transaction_id: str
@@ -160,6 +175,7 @@ class TierChangeResult(NamedTuple):
     credits_delta: Decimal
     membership_expires_at: datetime | None
     replayed: bool = False
+    acknowledged: Level = "memory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,8 @@ def test_the_key_map_is_the_one_of_the_code() -> None:
 
     keys = Partitions("ns", 1)[0]
     readme = (LUA / "README.md").read_text(encoding="utf-8")
-    families = {name.split(b"}:")[1][:1].decode() for name in (keys.gate, keys.meta, keys.journal)}
+    named = (keys.gate, keys.meta, keys.journal, keys.mark)
+    families = {name.split(b"}:")[1][:1].decode() for name in named}
     families |= {
         name.split(b"}:")[1][:1].decode()
         for name in (keys.account(b"u"), keys.record(b"u", b"k"), keys.refunded(b"t"))
