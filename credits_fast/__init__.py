@@ -3,6 +3,7 @@
 from credits_fast.config import (
     AcknowledgeConfig,
     AuditConfig,
+    BackPressureConfig,
     ConfigurationWarning,
     CreditsConfig,
     IdempotencyConfig,
@@ -14,6 +15,7 @@ from credits_fast.config import (
 )
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import (
+    BackPressureError,
     BalanceLimitError,
     ConfigurationError,
     CreditsError,
@@ -67,6 +69,8 @@ __all__ = [
     "AcknowledgeConfig",
     "AuditConfig",
     "AuditEntry",
+    "BackPressureConfig",
+    "BackPressureError",
     "BalanceLimitError",
     "Charge",
     "ChargeResult",

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from credits_fast.acknowledgement import Confirmation, Receipt
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane, Reply
+    from credits_fast.pressure import Pressure
     from credits_fast.routing import Router
     from credits_fast.types import Level
     from credits_fast.wire import Call
@@ -81,6 +82,7 @@ class Dispatcher:
         timeout_ms: Milliseconds until an unanswered script call gives the connection up.
         clock: Microseconds since 1970 for every call, None for the server's own time.
         confirmation: What the server is asked behind every write, None for nothing.
+        pressure: Whether there is room for more, None where there always is.
     """
 
     def __init__(
@@ -90,8 +92,10 @@ class Dispatcher:
         timeout_ms: int = 5_000,
         clock: Callable[[], int] | None = None,
         confirmation: Confirmation | None = None,
+        pressure: Pressure | None = None,
     ) -> None:
         self.router = router
+        self._pressure = pressure
         self.confirmation = confirmation
         self._flights_max = FLIGHTS_MAX if confirmation is None else 1
         self._timeout = timeout_ms / 1_000
@@ -126,6 +130,10 @@ class Dispatcher:
     def now_us(self) -> bytes:
         """The moment for the next script call, b"" for the server's own time."""
         return b"" if self._clock is None else b"%d" % self._clock()
+
+    def journal_max(self, script: str, lane: Lane) -> bytes:
+        """How many entries a journal may have for this verb, b"" for any number."""
+        return b"" if self._pressure is None else self._pressure.journal_max(script, lane)
 
     def open(self) -> None:
         """From now on calls of this event loop are sent; connections are made when needed."""
@@ -327,7 +335,8 @@ class _Flight:
 
     def packed(self, now_us: bytes) -> bytes:
         sha = self.lane.scripts[self.queue.script].sha
-        return request(sha, [waiting.call for waiting in self.waiting], now_us)
+        journal_max = self.dispatcher.journal_max(self.queue.script, self.lane)
+        return request(sha, [waiting.call for waiting in self.waiting], now_us, journal_max)
 
     def landed(self, reply: Reply) -> None:
         if self.round is not None and not isinstance(reply, Exception):

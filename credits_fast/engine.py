@@ -39,6 +39,7 @@ from credits_fast.levels import Levels
 from credits_fast.operations import GRACE_MS, Operations, canonical
 from credits_fast.pending import Pending
 from credits_fast.preflight import check_servers
+from credits_fast.pressure import Pressure
 from credits_fast.pricing import PriceList
 from credits_fast.retry import repeat
 from credits_fast.routing import router_to
@@ -148,13 +149,19 @@ class CreditsEngine:
         self.endpoint = endpoint_of(redis)
         self.router = router_to(self.endpoint)
         microseconds = None if clock is None else lambda: _microseconds(clock())
-        self._dispatcher = Dispatcher(self.router, clock=microseconds)
+        self._pressure = Pressure(self.config.back_pressure, self.router, self.partitions)
+        self._dispatcher = Dispatcher(self.router, clock=microseconds, pressure=self._pressure)
         self._records = Records(database)
         self._admission = Admission(self.partitions, database, self.router)
         self._accounts = Accounts(self._records, self.router)
         self._commits = Commits(database, self._records)
         self._levels = Levels(
-            self.config.acknowledge, self._dispatcher, self.endpoint, self.partitions, microseconds
+            self.config.acknowledge,
+            self._dispatcher,
+            self.endpoint,
+            self.partitions,
+            clock=microseconds,
+            pressure=self._pressure,
         )
         self._courier = Courier(
             self._dispatcher, self._admission, self._accounts, self.config.retry
@@ -232,6 +239,7 @@ class CreditsEngine:
             await schema.check(self._database)
             await self._admission.open_all()
             await self._levels.start()
+            await self._pressure.look()
 
         self._dispatcher.open()
         try:
@@ -244,6 +252,7 @@ class CreditsEngine:
         """End connections and whatever is under way. Nothing acknowledged is lost."""
         await self._accounts.close()
         await self._commits.close()
+        await self._pressure.close()
         await self._levels.close()
         await self._dispatcher.close()
         if self._owns_database:

@@ -31,6 +31,7 @@ The tree, kept true by a contract test:
         ├── RedisUnavailableError         REDIS_UNAVAILABLE
         ├── DatabaseUnavailableError      DATABASE_UNAVAILABLE
         ├── PartitionFencedError          PARTITION_FENCED
+        ├── BackPressureError             BACK_PRESSURE
         └── OutcomeUnknownError           OUTCOME_UNKNOWN
 
 An error carries its facts as attributes; the message is for people, `code` is for machines. Codes
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 __all__ = [
+    "BackPressureError",
     "BalanceLimitError",
     "ConfigurationError",
     "CreditsError",
@@ -510,6 +512,24 @@ class PartitionFencedError(UnavailableError):
     def __init__(self, partition: int, why: str) -> None:
         self.partition = partition
         super().__init__(f"partition {partition} is closed: {why}")
+
+
+class BackPressureError(UnavailableError):
+    """There is no room for more charges and grants until the worker has carried some; nothing was changed.
+
+    Attributes:
+        partition: The number of the partition.
+        reason: `journal` where its journal is as long as it may be, `memory` where the server's memory
+            is nearly used up.
+    """
+
+    code = "BACK_PRESSURE"
+
+    def __init__(self, partition: int, reason: str) -> None:
+        self.partition = partition
+        self.reason = reason
+        why = "journal is full" if reason == "journal" else "server has too little memory left"
+        super().__init__(f"partition {partition} takes no charges and grants now: its {why}")
 
 
 class OutcomeUnknownError(UnavailableError):

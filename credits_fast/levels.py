@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from credits_fast.config import AcknowledgeConfig
     from credits_fast.endpoints import AnyEndpoint
     from credits_fast.keys import Partitions
+    from credits_fast.pressure import Pressure
 
 __all__ = ["Levels"]
 
@@ -41,6 +42,7 @@ class Levels:
         endpoint: How the servers are reached.
         partitions: The partitions they serve.
         clock: Microseconds since 1970 for every call, None for the server's own time.
+        pressure: Whether there is room for more.
     """
 
     def __init__(
@@ -49,13 +51,16 @@ class Levels:
         main: Dispatcher,
         endpoint: AnyEndpoint,
         partitions: Partitions,
+        *,
         clock: Callable[[], int] | None,
+        pressure: Pressure,
     ) -> None:
         self._config = config
         self._main = main
         self._endpoint = endpoint
         self._partitions = partitions
         self._clock = clock
+        self._pressure = pressure
         self._opened: dict[Level, Dispatcher] = {}
         self._opening = asyncio.Lock()
         self._is_open = False
@@ -110,7 +115,9 @@ class Levels:
 
     async def _open(self, confirmation: Confirmation) -> Dispatcher:
         router = router_to(self._endpoint)
-        dispatcher = Dispatcher(router, clock=self._clock, confirmation=confirmation)
+        dispatcher = Dispatcher(
+            router, clock=self._clock, confirmation=confirmation, pressure=self._pressure
+        )
         dispatcher.open()
         try:
             await check_confirmation(router, self._partitions, confirmation)
