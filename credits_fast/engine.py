@@ -27,6 +27,7 @@ from credits_fast.errors import (
     DatabaseUnavailableError,
     InvalidArgumentError,
     MembershipRequiredError,
+    OutcomeUnknownError,
     Problem,
     RefusedError,
     TransactionNotFoundError,
@@ -53,6 +54,7 @@ from credits_fast.types import (
     Level,
     Metadata,
     RefundResult,
+    Resolution,
     TierChangeResult,
     Unchanged,
     User,
@@ -388,7 +390,7 @@ class CreditsEngine:
             InsufficientCreditsError: The available credits do not cover the cost.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
 
         Example:
             >>> await credits.charge("ada", "chat", variables={"tokens": 1200}, idempotency_key=request_id)
@@ -457,7 +459,7 @@ class CreditsEngine:
             BalanceLimitError: The balance would pass the largest one.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         micros = to_micros(amount, minimum=1)
         bounded = self.config.refunds.above_charge == "refuse"
@@ -500,7 +502,7 @@ class CreditsEngine:
             BalanceLimitError: The balance would pass the largest one.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         micros = to_micros(amount, minimum=1)
         operation = self._operations.new(
@@ -509,6 +511,47 @@ class CreditsEngine:
         call = wire.grant_call(operation, micros)
         pending = Pending("grant", operation, call, wire.granted, (micros,), str(micros))
         return await self._carry_out(pending, acknowledge)
+
+    async def resolve(self, error: BaseException, *, repeat_it: bool = True) -> Resolution:
+        """What became of an operation whose outcome was unknown; it is never charged for twice.
+
+        As long as Redis remembers the operation, it is repeated under its own id: afterwards it has
+        taken effect exactly once, whether it had before or not, and the result is there. Without a key
+        that is possible for four times `retry.deadline_ms`, else for nearly as long as the key holds.
+        Later, or if it is not to be repeated, it is looked up in Redis, ledger and journal.
+
+        Args:
+            error: The `OutcomeUnknownError`, or an error it is the cause of: that of a call which was
+                cancelled (`asyncio.CancelledError`, `TimeoutError`) leads to one, too.
+            repeat_it: Whether it may take effect now, if it has not. If not, and it has had no effect so
+                far, a request that is still under way may yet be executed.
+
+        Raises:
+            RefusedError: It was repeated and refused, as `charge` and the others would; it has no effect.
+            OutcomeUnknownError: The answer was lost once more.
+            InvalidArgumentError: The error is not about such an operation.
+
+        Example:
+            >>> try:
+            ...     await credits.charge("ada", "chat")
+            ... except OutcomeUnknownError as error:
+            ...     resolution = await credits.resolve(error)
+        """
+        from credits_fast.outcomes import effect_of, may_be_repeated, pending_of  # noqa: PLC0415
+
+        pending = pending_of(error)
+        operation = pending.operation
+        effect = await repeat(
+            lambda: self.router.follow(
+                operation.partition, lambda lane: effect_of(self._records, lane, operation)
+            ),
+            self.config.retry,
+        )
+        in_time = may_be_repeated(operation, self.config.retry.deadline_ms)
+        if in_time and (effect.is_remembered or (repeat_it and effect.transaction_id is None)):
+            result = await self._carry_out(pending, None)
+            return Resolution(operation.operation_id, result.transaction_id, result)
+        return Resolution(operation.operation_id, effect.transaction_id, None)
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -539,7 +582,7 @@ class CreditsEngine:
             InvalidTierChangeError: The target is not higher, or an expiry in the past would stay.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         change = tier_changes.upgrade(self.config.membership, target_tier, membership_expires_at)
         return await self._change_tier(
@@ -577,7 +620,7 @@ class CreditsEngine:
             InvalidTierChangeError: The target is not lower.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         change = tier_changes.downgrade(
             self.config.membership,
@@ -616,7 +659,7 @@ class CreditsEngine:
             InvalidTierChangeError: The user has no tier.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         change = tier_changes.renewal(self.config.membership, membership_expires_at)
         return await self._change_tier(
@@ -783,6 +826,18 @@ class CreditsEngine:
         return await self._carry_out(pending, acknowledge)
 
     async def _carry_out(self, pending: Pending[_Result], acknowledge: Level | None) -> _Result:
+        """The result of an operation; where nobody can tell, the error leads back to it."""
+        try:
+            return await self._acknowledged(pending, acknowledge)
+        except OutcomeUnknownError as error:
+            error.pending = pending
+            raise
+        except asyncio.CancelledError as cancelled:
+            operation_id = pending.operation.operation_id
+            why = "its caller was cancelled"
+            raise cancelled from OutcomeUnknownError(operation_id, why, pending)
+
+    async def _acknowledged(self, pending: Pending[_Result], acknowledge: Level | None) -> _Result:
         """The result of an operation, which has come as far as is asked, or says how far."""
         level = self._levels.asked(acknowledge)
         if level == "memory":

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from decimal import Decimal
 
+    from credits_fast.pending import Pending
+
 __all__ = [
     "BackPressureError",
     "BalanceLimitError",
@@ -535,14 +537,16 @@ class BackPressureError(UnavailableError):
 class OutcomeUnknownError(UnavailableError):
     """The call was sent and no answer came back: it may or may not have taken effect.
 
-    Repeating it with the same idempotency key is safe and settles the question.
+    `CreditsEngine.resolve` settles the question; so does the same call with the same idempotency key.
 
     Attributes:
         operation_id: The id under which the operation is, if it was executed, in the ledger.
+        pending: The operation itself, for `CreditsEngine.resolve`.
     """
 
     code = "OUTCOME_UNKNOWN"
 
-    def __init__(self, operation_id: str, why: str) -> None:
+    def __init__(self, operation_id: str, why: str, pending: Pending[Any] | None = None) -> None:
         self.operation_id = operation_id
+        self.pending = pending
         super().__init__(f"the outcome of operation {operation_id} is unknown: {why}")

@@ -163,6 +163,19 @@ class Records:
         async with reading(self._database) as connection:
             return {*await connection.scalars(query)}
 
+    async def last_id(self, partition: int) -> str:
+        """The last entry of the partition's journal that the ledger holds.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        position = sync_partitions.c
+        async with reading(self._database) as connection:
+            found = await connection.execute(
+                select(position.last_id).where(position.partition == partition)
+            )
+            return str(found.scalar_one())
+
     async def create_user(self, user: NewUser) -> bool:
         """Whether the user was created: False where the id is taken. One commit, or nothing.
 

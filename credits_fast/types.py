@@ -25,6 +25,7 @@ __all__ = [
     "Level",
     "Metadata",
     "RefundResult",
+    "Resolution",
     "TierChangeResult",
     "Transaction",
     "Unchanged",
@@ -176,6 +177,25 @@ class TierChangeResult(NamedTuple):
     membership_expires_at: datetime | None
     replayed: bool = False
     acknowledged: Level = "memory"
+
+
+class Resolution(NamedTuple):
+    """What became of an operation whose outcome was unknown.
+
+    Attributes:
+        operation_id: The operation.
+        transaction_id: The transaction that is its effect; None where it has had none so far.
+        result: The result its call would have given; None where it could only be looked up.
+    """
+
+    operation_id: str
+    transaction_id: str | None
+    result: ChargeResult | GrantResult | RefundResult | TierChangeResult | None
+
+    @property
+    def took_effect(self) -> bool:
+        """Whether it has had an effect."""
+        return self.transaction_id is not None
 
 
 @dataclass(frozen=True, slots=True)
