@@ -1,7 +1,9 @@
 """Meter every request: atomic credit charges in Redis or Valkey, recorded exactly once in SQL."""
 
 from credits_fast.config import (
+    AcknowledgeConfig,
     AuditConfig,
+    BackPressureConfig,
     ConfigurationWarning,
     CreditsConfig,
     IdempotencyConfig,
@@ -13,6 +15,7 @@ from credits_fast.config import (
 )
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import (
+    BackPressureError,
     BalanceLimitError,
     ConfigurationError,
     CreditsError,
@@ -54,7 +57,9 @@ from credits_fast.types import (
     ChargeResult,
     GrantResult,
     HistoryPage,
+    Level,
     RefundResult,
+    Resolution,
     TierChangeResult,
     Transaction,
     Unchanged,
@@ -64,8 +69,11 @@ from credits_fast.version import __version__
 
 __all__ = [
     "UNCHANGED",
+    "AcknowledgeConfig",
     "AuditConfig",
     "AuditEntry",
+    "BackPressureConfig",
+    "BackPressureError",
     "BalanceLimitError",
     "Charge",
     "ChargeResult",
@@ -88,6 +96,7 @@ __all__ = [
     "InvalidMetadataError",
     "InvalidTierChangeError",
     "InvalidUsageError",
+    "Level",
     "MembershipConfig",
     "MembershipRequiredError",
     "MisconfiguredError",
@@ -101,6 +110,7 @@ __all__ = [
     "RefundResult",
     "RefusedError",
     "RepeatedRequestError",
+    "Resolution",
     "RetryConfig",
     "SchemaMismatchError",
     "ScriptFailedError",

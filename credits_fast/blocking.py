@@ -193,6 +193,7 @@ class BlockingCreditsEngine:
     charge_many = _blocking(CreditsEngine.charge_many)
     refund = _blocking(CreditsEngine.refund)
     grant = _blocking(CreditsEngine.grant)
+    resolve = _blocking(CreditsEngine.resolve)
     upgrade_tier = _blocking(CreditsEngine.upgrade_tier)
     downgrade_tier = _blocking(CreditsEngine.downgrade_tier)
     renew_membership = _blocking(CreditsEngine.renew_membership)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from credits_fast.records import Records
     from credits_fast.wire import Operation
 
-__all__ = ["KnownCharge", "known_charge"]
+__all__ = ["KnownCharge", "journal_after", "known_charge"]
 
 _PAGE: Final = 1_000
 _SNAPSHOTS_MAX: Final = 5
@@ -46,7 +46,7 @@ async def known_charge(
     """
     for _ in range(_SNAPSHOTS_MAX):
         row = await records.charge(operation.user_id, transaction_id, operation.partition.number)
-        entries = await _after(lane, operation, row.last_id)
+        entries = await journal_after(lane, operation, row.last_id)
         if entries is None:
             continue  # recorded and trimmed meanwhile: a new snapshot has it
         charged, refunded = row.charged, row.refunded
@@ -59,8 +59,8 @@ async def known_charge(
     raise DatabaseUnavailableError("the ledger moves on faster than a charge can be looked up")
 
 
-async def _after(lane: Lane, operation: Operation, last_id: str) -> list[Entry] | None:
-    """The journal after an entry, None where that entry is gone."""
+async def journal_after(lane: Lane, operation: Operation, last_id: str) -> list[Entry] | None:
+    """The journal of an operation's partition after an entry, None where that entry is gone."""
     entries: list[Entry] = []
     start = last_id.encode()
     while True:

@@ -32,10 +32,13 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from credits_fast import amounts, formula
 from credits_fast.errors import ConfigurationError, InvalidAmountError, Problem
 from credits_fast.exact import plain
+from credits_fast.types import Level  # noqa: TC001  # pydantic reads the annotation
 
 __all__ = [
     "DEFAULT_PRICE",
+    "AcknowledgeConfig",
     "AuditConfig",
+    "BackPressureConfig",
     "ConfigurationWarning",
     "CreditsConfig",
     "IdempotencyConfig",
@@ -274,6 +277,41 @@ class RefundConfig(_Section):
     above_charge: Literal["allow", "refuse"] = "allow"
 
 
+class AcknowledgeConfig(_Section):
+    """How far a decision has to have come before its caller is answered, if a call says nothing else.
+
+    A level that is not reached in time is no failure: the result says `memory`.
+
+    Attributes:
+        level: `memory`, the reply of the script; `replicated`, in the memory of replicas too; `fsynced`,
+            on the server's disk; `committed`, in the ledger.
+        replicas: How many replicas `replicated` needs.
+        fsynced_replicas: How many replicas must have it on disk for `fsynced`, besides the primary.
+        timeout_ms: Milliseconds until a level counts as not reached.
+    """
+
+    level: Level = "memory"
+    replicas: Annotated[_Count, Field(ge=1, le=100)] = 1
+    fsynced_replicas: Annotated[_Count, Field(ge=0, le=100)] = 0
+    timeout_ms: Annotated[_Count, Field(ge=1, le=60_000)] = 2_000
+
+
+class BackPressureConfig(_Section):
+    """When charges and grants are refused, so that Redis never runs out of memory.
+
+    Attributes:
+        journal_max: Entries a partition's journal may have, recorded ones that are retained included;
+            0 for any number.
+        memory_max: The share of the server's `maxmemory` that may be used; 0 for all of it. Without a
+            `maxmemory` it has no effect.
+        poll_ms: Milliseconds between two looks at both, while there is traffic.
+    """
+
+    journal_max: Annotated[_Count, Field(ge=0)] = 1_000_000
+    memory_max: Annotated[_Number, Field(le=1)] = Decimal("0.85")
+    poll_ms: Annotated[_Count, Field(ge=10, le=60_000)] = 500
+
+
 class SyncConfig(_Section):
     """How the worker carries the journal into the ledger.
 
@@ -305,6 +343,8 @@ class CreditsConfig(_Section):
         idempotency: How long a key is remembered.
         audit: What is written into the audit log.
         refunds: What a refund may give back.
+        acknowledge: How far a decision has to have come before its caller is answered.
+        back_pressure: When charges and grants are refused, so that memory lasts.
         sync: How the worker carries the journal into the ledger.
         namespace: Separates several sets of users on one Redis; part of every key.
         partitions: Into how many logical partitions the users fall; fixed once written.
@@ -324,6 +364,8 @@ class CreditsConfig(_Section):
     idempotency: IdempotencyConfig = IdempotencyConfig()
     audit: AuditConfig = AuditConfig()
     refunds: RefundConfig = RefundConfig()
+    acknowledge: AcknowledgeConfig = AcknowledgeConfig()
+    back_pressure: BackPressureConfig = BackPressureConfig()
     sync: SyncConfig = SyncConfig()
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")] = "credits"
     partitions: Annotated[_Count, Field(ge=1, le=1_024)] = 16
@@ -347,6 +389,15 @@ class CreditsConfig(_Section):
     def warnings(self) -> tuple[str, ...]:
         """What is legal and probably not meant, each with its path."""
         return (*_unknown_names(self), *_unknown_tiers(self), *_rounded_constants(self))
+
+    @model_validator(mode="after")
+    def _room_beside_retained(self) -> Self:
+        if 0 < self.back_pressure.journal_max <= self.sync.retain_max:
+            text = (
+                "must be more than sync.retain_max, or recorded entries alone would fill a journal"
+            )
+            raise _ProblemsError([Problem("back_pressure.journal_max", text, "below_retain_max")])
+        return self
 
     @field_validator("costs")
     @classmethod
@@ -450,6 +501,8 @@ def _unknown_names(config: CreditsConfig) -> list[str]:
         "idempotency.": config.idempotency,
         "audit.": config.audit,
         "refunds.": config.refunds,
+        "acknowledge.": config.acknowledge,
+        "back_pressure.": config.back_pressure,
         "sync.": config.sync,
     }
     return [

@@ -17,9 +17,10 @@ from credits_fast.retry import repeat
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from credits_fast.accounts import Accounts
+    from credits_fast.acknowledgement import Receipt
     from credits_fast.admission import Admission
     from credits_fast.config import RetryConfig
     from credits_fast.dispatch import Dispatcher
@@ -58,6 +59,8 @@ class Courier:
         *,
         subject: str = "",
         extra: bytes = b"",
+        via: Dispatcher | None = None,
+        receipt: Receipt | None = None,
     ) -> bytes:
         """The script's reply to a call; the account is loaded where it was cold.
 
@@ -69,13 +72,16 @@ class Courier:
             call: The operation as it travels.
             subject: What a refusal's audit says of the request.
             extra: The verb's own part of the tail.
+            via: The dispatcher of the level that is asked for, None for the one of all calls.
+            receipt: What that dispatcher fills in.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
             UnavailableError: The attempts ended without an answer.
             MisconfiguredError: The set-up is wrong.
         """
-        answer = self._dispatcher.submit(call)
+        dispatcher = via or self._dispatcher
+        answer = dispatcher.submit(call, receipt)
         try:
             reply = await answer
         except CreditsError:
@@ -84,7 +90,9 @@ class Courier:
             if reply.startswith(_DONE):  # the way of nearly every call, and the shortest
                 return reply
         try:
-            return await self._carry_on(call, operation.user, answer)
+            return await self._carry_on(
+                call, operation.user, answer, lambda: dispatcher.submit(call, receipt)
+            )
         except UserNotFoundError as error:
             logs.refused(verb, operation, error.code)
             await self.note_refusal(operation, verb, "user_not_found", subject=subject, extra=extra)
@@ -135,12 +143,18 @@ class Courier:
         except CreditsError as error:
             _log.warning("a refused %s could not be audited: %s", verb, error)
 
-    async def _carry_on(self, call: Call, user: bytes, first: asyncio.Future[bytes]) -> bytes:
+    async def _carry_on(
+        self,
+        call: Call,
+        user: bytes,
+        first: asyncio.Future[bytes],
+        again: Callable[[], asyncio.Future[bytes]],
+    ) -> bytes:
         """The reply after a first answer that was not the end; it counts as the first attempt."""
         answers = [first]
 
         def attempt() -> Coroutine[None, None, bytes]:
-            return self._attempt(call, answers.pop() if answers else self._dispatcher.submit(call))
+            return self._attempt(call, answers.pop() if answers else again(), again)
 
         for _ in range(_COLD_MAX):
             reply = await repeat(attempt, self._retry)
@@ -149,11 +163,16 @@ class Courier:
             await repeat(lambda: self._load(call.partition, user), self._retry)
         raise RedisUnavailableError(f"user {user.decode()!r} does not stay in Redis")
 
-    async def _attempt(self, call: Call, answer: asyncio.Future[bytes]) -> bytes:
+    async def _attempt(
+        self,
+        call: Call,
+        answer: asyncio.Future[bytes],
+        again: Callable[[], asyncio.Future[bytes]],
+    ) -> bytes:
         reply = await answer
         if reply in _CLOSED:
             await self._admission.open(call.partition)
-            reply = await self._dispatcher.submit(call)
+            reply = await again()
         status, *fields = reply.split(b"\0", 2)
         error = wire.closed(status, fields, call.partition.number)
         if error is not None:

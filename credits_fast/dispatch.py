@@ -9,6 +9,11 @@ for keeps nobody else's waiting.
 A batch that another node of a cluster should have had, or whose script the server has dropped, was not
 executed: it is sent again as it is.
 
+Where a level of acknowledgement is asked for, a question to the server follows the scripts of a write,
+and what they decided is handed over with its answer. The server serves nobody else on that connection
+meanwhile. So such calls have a dispatcher, and connections, of their own; they gather while an answer is
+awaited, and one answer serves them all.
+
 A call is refused, answered or cancelled alone: one bad item never fails its batch, and a cancelled
 caller's reply is dropped, never given to a neighbour.
 """
@@ -20,7 +25,7 @@ from collections import deque
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.exceptions import AskError, ClusterCrossSlotError, NoScriptError
 
@@ -43,9 +48,12 @@ from credits_fast.wire import request
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+    from credits_fast.acknowledgement import Confirmation, Receipt
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane, Reply
+    from credits_fast.pressure import Pressure
     from credits_fast.routing import Router
+    from credits_fast.types import Level
     from credits_fast.wire import Call
 
 __all__ = ["BATCH_MAX", "Dispatcher"]
@@ -59,6 +67,8 @@ REPEATS_MAX: Final = 10
 """How often a batch is sent again because the server had dropped the script or redirects it."""
 _FAILED: Final = b"failed\0"
 """How the reply to an item begins whose partition's journal takes no entry; nothing was written."""
+_DECIDED: Final = (b"ok\0", b"replayed\0")
+"""How the reply to an item begins that has taken effect, now or before."""
 
 
 class Dispatcher:
@@ -71,6 +81,8 @@ class Dispatcher:
         router: Which lane leads to a partition.
         timeout_ms: Milliseconds until an unanswered script call gives the connection up.
         clock: Microseconds since 1970 for every call, None for the server's own time.
+        confirmation: What the server is asked behind every write, None for nothing.
+        pressure: Whether there is room for more, None where there always is.
     """
 
     def __init__(
@@ -79,8 +91,13 @@ class Dispatcher:
         *,
         timeout_ms: int = 5_000,
         clock: Callable[[], int] | None = None,
+        confirmation: Confirmation | None = None,
+        pressure: Pressure | None = None,
     ) -> None:
         self.router = router
+        self._pressure = pressure
+        self.confirmation = confirmation
+        self._flights_max = FLIGHTS_MAX if confirmation is None else 1
         self._timeout = timeout_ms / 1_000
         self._clock = clock
         self._queues: dict[tuple[str, int], _Queue] = {}
@@ -91,8 +108,12 @@ class Dispatcher:
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop
 
-    def submit(self, call: Call) -> asyncio.Future[bytes]:
+    def submit(self, call: Call, receipt: Receipt | None = None) -> asyncio.Future[bytes]:
         """The script's reply to one item, to be awaited.
+
+        Args:
+            call: The item.
+            receipt: What is filled in before the reply is there, None where nobody asks.
 
         Raises:
             RedisUnavailableError: It was certainly not executed.
@@ -103,12 +124,16 @@ class Dispatcher:
         """
         self._check_open()
         answer: asyncio.Future[bytes] = self._loop.create_future()
-        self._enqueue(_Waiting(call, answer))
+        self._enqueue(_Waiting(call, answer, receipt))
         return answer
 
     def now_us(self) -> bytes:
         """The moment for the next script call, b"" for the server's own time."""
         return b"" if self._clock is None else b"%d" % self._clock()
+
+    def journal_max(self, script: str, lane: Lane) -> bytes:
+        """How many entries a journal may have for this verb, b"" for any number."""
+        return b"" if self._pressure is None else self._pressure.journal_max(script, lane)
 
     def open(self) -> None:
         """From now on calls of this event loop are sent; connections are made when needed."""
@@ -184,7 +209,7 @@ class Dispatcher:
         """
         if queue.flights == 0:
             return True
-        if queue.flights >= FLIGHTS_MAX:
+        if queue.flights >= self._flights_max:
             return False
         return self.flights < FLIGHTS_MAX or len(queue.calls) >= BATCH_MAX
 
@@ -207,10 +232,19 @@ class Dispatcher:
             return
         now_us = self.now_us()
         requests = [flight.packed(now_us) for flight in flights]
-        late = TimeoutError(f"no reply within {self._timeout:g} s")
+        seconds = self._timeout
+        replies: list[Callable[[Reply], None]] = [flight.landed for flight in flights]
+        if self.confirmation is not None:
+            first = flights[0].waiting[0].call.partition
+            round_ = _Round(self.confirmation, flights)
+            requests += self.confirmation.requests(first)
+            replies += (round_.marked, round_.answered)
+            # Behind every other flight's question, at worst, each of which has its own time.
+            seconds += self.flights * self.confirmation.timeout_ms / 1_000
+        late = TimeoutError(f"no reply within {seconds:g} s")
         for flight in flights:
-            flight.timer = self._loop.call_later(self._timeout, lane.abandon, late)
-        lane.send(requests, [flight.landed for flight in flights])
+            flight.timer = self._loop.call_later(seconds, lane.abandon, late)
+        lane.send(requests, replies)
 
     def send_again(self, flight: _Flight, refusal: AskError | NoScriptError) -> None:
         """Send the same batch once more: to where it belongs, or with the scripts brought back."""
@@ -245,6 +279,7 @@ class Dispatcher:
 class _Waiting(NamedTuple):
     call: Call
     answer: asyncio.Future[bytes]
+    receipt: Receipt | None = None
 
 
 @dataclass(slots=True)
@@ -295,14 +330,19 @@ class _Flight:
     waiting: list[_Waiting]
     repeats: int = 0
     timer: asyncio.TimerHandle | None = None
+    round: _Round | None = None
+    held: Sequence[bytes] | None = None
 
     def packed(self, now_us: bytes) -> bytes:
         sha = self.lane.scripts[self.queue.script].sha
-        return request(sha, [waiting.call for waiting in self.waiting], now_us)
+        journal_max = self.dispatcher.journal_max(self.queue.script, self.lane)
+        return request(sha, [waiting.call for waiting in self.waiting], now_us, journal_max)
 
     def landed(self, reply: Reply) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
+        if self.round is not None and not isinstance(reply, Exception):
+            self._hold(reply)
+            return
+        self._stop_timer()
         if isinstance(reply, AskError | NoScriptError):
             self.dispatcher.send_again(self, reply)
         elif isinstance(reply, ClusterCrossSlotError):
@@ -317,15 +357,41 @@ class _Flight:
             self._answer(reply)
             self._ended()
 
+    def confirmed(self, level: Level) -> None:
+        """Hand over what was decided, now that it is known how far it has come."""
+        if self.held is None:
+            return  # it was not executed: it travels again, or has failed
+        self._stop_timer()
+        for waiting in self.waiting:
+            if waiting.receipt is not None:
+                waiting.receipt.level = level
+        self._answer(self.held)
+        self._ended()
+
+    def _hold(self, replies: Sequence[bytes]) -> None:
+        """Keep what was decided until it is confirmed; what was refused has nothing to wait for."""
+        self.held = replies
+        for waiting, reply in zip(self.waiting, replies, strict=True):
+            if not reply.startswith(_DECIDED):
+                self._answer_one(waiting, reply)
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
     def _answer(self, replies: Sequence[bytes]) -> None:
-        for (_, answer), reply in zip(self.waiting, replies, strict=True):
-            if answer.done():
-                continue
-            if reply.startswith(_FAILED):
-                problem = reply.removeprefix(_FAILED).decode(errors="replace")
-                answer.set_exception(self._meaning(server_error(problem)))
-            else:
-                answer.set_result(reply)
+        for waiting, reply in zip(self.waiting, replies, strict=True):
+            self._answer_one(waiting, reply)
+
+    def _answer_one(self, waiting: _Waiting, reply: bytes) -> None:
+        answer = waiting.answer
+        if answer.done():
+            return
+        if reply.startswith(_FAILED):
+            problem = reply.removeprefix(_FAILED).decode(errors="replace")
+            answer.set_exception(self._meaning(server_error(problem)))
+        else:
+            answer.set_result(reply)
 
     def _meaning(self, refusal: Exception) -> CreditsError:
         """Our error for what the server says instead of executing items."""
@@ -346,3 +412,32 @@ class _Flight:
         self.dispatcher.flights -= 1
         if self.queue.calls:
             self.dispatcher.wake(self.queue)
+
+
+class _Round:
+    """The flights of one write, and the answer about all of them.
+
+    A flight that was not executed travels again with another write; then this answer is not about it.
+
+    Args:
+        confirmation: What the server is asked.
+        flights: The flights, on one lane.
+    """
+
+    def __init__(self, confirmation: Confirmation, flights: Sequence[_Flight]) -> None:
+        self._confirmation = confirmation
+        self._flights = flights
+        self._is_marked = False
+        for flight in flights:
+            flight.round = self
+
+    def marked(self, reply: Reply) -> None:
+        """Without the mark the answer could be about an earlier write."""
+        self._is_marked = not isinstance(reply, Exception)
+
+    def answered(self, answer: Any) -> None:
+        """An error, or the loss of the connection, confirms nothing; what was decided stands."""
+        is_reached = self._is_marked and self._confirmation.is_reached(answer)
+        for flight in self._flights:
+            if flight.round is self:
+                flight.confirmed(self._confirmation.level if is_reached else "memory")

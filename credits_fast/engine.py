@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from credits_fast import arguments, logs, membership, tier_changes, wire
 from credits_fast.accounts import Accounts
+from credits_fast.acknowledgement import Receipt
 from credits_fast.amounts import to_credits, to_micros
 from credits_fast.charges import known_charge
 from credits_fast.config import CreditsConfig, load_config
@@ -26,6 +27,7 @@ from credits_fast.errors import (
     DatabaseUnavailableError,
     InvalidArgumentError,
     MembershipRequiredError,
+    OutcomeUnknownError,
     Problem,
     RefusedError,
     TransactionNotFoundError,
@@ -34,8 +36,11 @@ from credits_fast.errors import (
     UserNotFoundError,
 )
 from credits_fast.keys import Partitions
+from credits_fast.levels import Levels
 from credits_fast.operations import GRACE_MS, Operations, canonical
+from credits_fast.pending import Pending
 from credits_fast.preflight import check_servers
+from credits_fast.pressure import Pressure
 from credits_fast.pricing import PriceList
 from credits_fast.retry import repeat
 from credits_fast.routing import router_to
@@ -46,8 +51,10 @@ from credits_fast.types import (
     ChargeResult,
     GrantResult,
     HistoryPage,
+    Level,
     Metadata,
     RefundResult,
+    Resolution,
     TierChangeResult,
     Unchanged,
     User,
@@ -82,6 +89,8 @@ _REFUNDED_TTL_MS: Final = 86_400_000
 """How long Redis keeps what was refunded of a charge; after that the ledger is asked again."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+_Result = TypeVar("_Result", ChargeResult, GrantResult, RefundResult, TierChangeResult)
+
 
 class CreditsEngine:
     """Charges, grants and refunds of one set of users; open it with `async with`.
@@ -89,7 +98,8 @@ class CreditsEngine:
     Every changing operation takes an `idempotency_key`: repeating it with the same key and parameters
     gives the first result and changes nothing. It also takes `metadata`, a JSON object of at most
     4 KiB, which the ledger keeps. Amounts are an int, a `Decimal` or a decimal string, with at most
-    six decimal places; a float is refused.
+    six decimal places; a float is refused. Where it takes `acknowledge`, the result says in
+    `acknowledged` how far the decision is known to have come.
 
     Every method may raise `UnavailableError` when Redis or, where it is needed, the database cannot
     be reached after the configured retries, and `MisconfiguredError` when the set-up is wrong.
@@ -124,6 +134,7 @@ class CreditsEngine:
     ) -> None:
         # SQLAlchemy comes with the database the caller has made; not with `import credits_fast`.
         from credits_fast.admission import Admission  # noqa: PLC0415
+        from credits_fast.commits import Commits  # noqa: PLC0415
         from credits_fast.records import Records  # noqa: PLC0415
 
         self.config = _configuration(config)
@@ -140,13 +151,21 @@ class CreditsEngine:
         self._operations = Operations(self.config, self.partitions, grace_ms=grace_ms)
         self.endpoint = endpoint_of(redis)
         self.router = router_to(self.endpoint)
-        self._dispatcher = Dispatcher(
-            self.router,
-            clock=None if clock is None else lambda: _microseconds(clock()),
-        )
+        microseconds = None if clock is None else lambda: _microseconds(clock())
+        self._pressure = Pressure(self.config.back_pressure, self.router, self.partitions)
+        self._dispatcher = Dispatcher(self.router, clock=microseconds, pressure=self._pressure)
         self._records = Records(database)
         self._admission = Admission(self.partitions, database, self.router)
         self._accounts = Accounts(self._records, self.router)
+        self._commits = Commits(database, self._records)
+        self._levels = Levels(
+            self.config.acknowledge,
+            self._dispatcher,
+            self.endpoint,
+            self.partitions,
+            clock=microseconds,
+            pressure=self._pressure,
+        )
         self._courier = Courier(
             self._dispatcher, self._admission, self._accounts, self.config.retry
         )
@@ -210,7 +229,8 @@ class CreditsEngine:
         """Connect, check that server and database are fit, and open the partitions.
 
         Raises:
-            UnsuitableServerError: Redis may evict balances, is too old, or forbids a command.
+            UnsuitableServerError: Redis may evict balances, is too old, forbids a command, or cannot
+                confirm the configured level of acknowledgement.
             SchemaMismatchError: The database is not migrated, or belongs to another set-up.
             IncompatibleFormatError: Another version wrote the data in another format.
             RedisUnavailableError: Redis cannot be reached.
@@ -222,6 +242,8 @@ class CreditsEngine:
             await check_servers(self.router, self.partitions)
             await schema.check(self._database)
             await self._admission.open_all()
+            await self._levels.start()
+            await self._pressure.look()
 
         self._dispatcher.open()
         try:
@@ -233,6 +255,9 @@ class CreditsEngine:
     async def close(self) -> None:
         """End connections and whatever is under way. Nothing acknowledged is lost."""
         await self._accounts.close()
+        await self._commits.close()
+        await self._pressure.close()
+        await self._levels.close()
         await self._dispatcher.close()
         if self._owns_database:
             await self._database.dispose()
@@ -346,6 +371,7 @@ class CreditsEngine:
         idempotency_key: str | None = None,
         fingerprint: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> ChargeResult:
         """Take the price of an action, if the user may act and the credits cover it.
 
@@ -358,6 +384,7 @@ class CreditsEngine:
             fingerprint: What else a repeated call has to match, such as a digest of the request it is
                 charged for; another one under the same key is a conflict.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -368,7 +395,7 @@ class CreditsEngine:
             InsufficientCreditsError: The available credits do not cover the cost.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
 
         Example:
             >>> await credits.charge("ada", "chat", variables={"tokens": 1200}, idempotency_key=request_id)
@@ -384,10 +411,8 @@ class CreditsEngine:
         )
         quote = self._quote(action, amount, variables)
         call = wire.charge_call(operation, quote)
-        reply = await self._courier.deliver("charge", operation, call)
-        result = _read("charge", operation, wire.charged, reply, operation, quote)
-        logs.decided("charge", operation, -result.cost, replayed=result.replayed)
-        return result
+        pending = Pending("charge", operation, call, wire.charged, (quote,))
+        return await self._carry_out(pending, acknowledge)
 
     async def charge_many(self, charges: Sequence[Charge]) -> list[ChargeResult | CreditsError]:
         """The outcome of each charge, in their order: a result, or the error `charge` would raise.
@@ -405,6 +430,7 @@ class CreditsEngine:
                     idempotency_key=charge.idempotency_key,
                     fingerprint=charge.fingerprint,
                     metadata=charge.metadata,
+                    acknowledge=charge.acknowledge,
                 )
             except CreditsError as error:
                 return error
@@ -420,6 +446,7 @@ class CreditsEngine:
         transaction_id: str | None = None,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> RefundResult:
         """Give credits back. The user needs no membership, and the action no price.
 
@@ -432,6 +459,7 @@ class CreditsEngine:
                 together never pass it.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -440,7 +468,7 @@ class CreditsEngine:
             BalanceLimitError: The balance would pass the largest one.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         micros = to_micros(amount, minimum=1)
         bounded = self.config.refunds.above_charge == "refuse"
@@ -453,18 +481,9 @@ class CreditsEngine:
             "refund", user_id, action, idempotency_key, metadata, str(micros), transaction_id or ""
         )
         call = wire.refund_call(operation, micros, related, bounded=bounded)
-        subject = str(micros)
-        reply = await self._courier.deliver(
-            "refund", operation, call, subject=subject, extra=related
-        )
-        if reply == wire.COLD_CHARGE:
-            await self._load_charge(operation, micros, related)
-            reply = await self._courier.deliver(
-                "refund", operation, call, subject=subject, extra=related
-            )
-        result = _read("refund", operation, wire.refunded, reply, operation, micros, related)
-        logs.decided("refund", operation, result.amount, replayed=result.replayed)
-        return result
+        facts = (micros, related)
+        pending = Pending("refund", operation, call, wire.refunded, facts, str(micros), related)
+        return await self._carry_out(pending, acknowledge)
 
     async def grant(
         self,
@@ -474,6 +493,7 @@ class CreditsEngine:
         *,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> GrantResult:
         """Add credits; the cap of the user's tier does not matter.
 
@@ -484,23 +504,63 @@ class CreditsEngine:
             idempotency_key: Repeating the call with it gives the first result: a payment's id here
                 makes a repeated webhook harmless.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
             BalanceLimitError: The balance would pass the largest one.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         micros = to_micros(amount, minimum=1)
         operation = self._operations.new(
             "grant", user_id, action, idempotency_key, metadata, str(micros)
         )
         call = wire.grant_call(operation, micros)
-        reply = await self._courier.deliver("grant", operation, call, subject=str(micros))
-        result = _read("grant", operation, wire.granted, reply, operation, micros)
-        logs.decided("grant", operation, result.amount, replayed=result.replayed)
-        return result
+        pending = Pending("grant", operation, call, wire.granted, (micros,), str(micros))
+        return await self._carry_out(pending, acknowledge)
+
+    async def resolve(self, error: BaseException, *, repeat_it: bool = True) -> Resolution:
+        """What became of an operation whose outcome was unknown; it is never charged for twice.
+
+        As long as Redis remembers the operation, it is repeated under its own id: afterwards it has
+        taken effect exactly once, whether it had before or not, and the result is there. Without a key
+        that is possible for four times `retry.deadline_ms`, else for nearly as long as the key holds.
+        Later, or if it is not to be repeated, it is looked up in Redis, ledger and journal.
+
+        Args:
+            error: The `OutcomeUnknownError`, or an error it is the cause of: that of a call which was
+                cancelled (`asyncio.CancelledError`, `TimeoutError`) leads to one, too.
+            repeat_it: Whether it may take effect now, if it has not. If not, and it has had no effect so
+                far, a request that is still under way may yet be executed.
+
+        Raises:
+            RefusedError: It was repeated and refused, as `charge` and the others would; it has no effect.
+            OutcomeUnknownError: The answer was lost once more.
+            InvalidArgumentError: The error is not about such an operation.
+
+        Example:
+            >>> try:
+            ...     await credits.charge("ada", "chat")
+            ... except OutcomeUnknownError as error:
+            ...     resolution = await credits.resolve(error)
+        """
+        from credits_fast.outcomes import effect_of, may_be_repeated, pending_of  # noqa: PLC0415
+
+        pending = pending_of(error)
+        operation = pending.operation
+        effect = await repeat(
+            lambda: self.router.follow(
+                operation.partition, lambda lane: effect_of(self._records, lane, operation)
+            ),
+            self.config.retry,
+        )
+        in_time = may_be_repeated(operation, self.config.retry.deadline_ms)
+        if in_time and (effect.is_remembered or (repeat_it and effect.transaction_id is None)):
+            result = await self._carry_out(pending, None)
+            return Resolution(operation.operation_id, result.transaction_id, result)
+        return Resolution(operation.operation_id, effect.transaction_id, None)
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -512,6 +572,7 @@ class CreditsEngine:
         membership_expires_at: datetime | Unchanged | None = UNCHANGED,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> TierChangeResult:
         """Change to a tier of a higher level; credits follow `membership.credits_on_tier_change`.
 
@@ -522,6 +583,7 @@ class CreditsEngine:
                 the one that is there, which must not be past.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -529,10 +591,17 @@ class CreditsEngine:
             InvalidTierChangeError: The target is not higher, or an expiry in the past would stay.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         change = tier_changes.upgrade(self.config.membership, target_tier, membership_expires_at)
-        return await self._change_tier(user_id, "tier-upgrade", change, idempotency_key, metadata)
+        return await self._change_tier(
+            user_id,
+            "tier-upgrade",
+            change,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            acknowledge=acknowledge,
+        )
 
     async def downgrade_tier(
         self,
@@ -542,6 +611,7 @@ class CreditsEngine:
         clear_expiration: bool = False,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> TierChangeResult:
         """Change to a tier of a lower level; credits follow `membership.credits_on_tier_change`.
 
@@ -551,6 +621,7 @@ class CreditsEngine:
             clear_expiration: Whether the membership has no end afterwards; else its expiry stays.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
@@ -558,14 +629,21 @@ class CreditsEngine:
             InvalidTierChangeError: The target is not lower.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         change = tier_changes.downgrade(
             self.config.membership,
             target_tier,
             clear_expiration=clear_expiration,
         )
-        return await self._change_tier(user_id, "tier-downgrade", change, idempotency_key, metadata)
+        return await self._change_tier(
+            user_id,
+            "tier-downgrade",
+            change,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            acknowledge=acknowledge,
+        )
 
     async def renew_membership(
         self,
@@ -574,6 +652,7 @@ class CreditsEngine:
         *,
         idempotency_key: str | None = None,
         metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
     ) -> TierChangeResult:
         """Give the stored tier, expired or not, a new end; credits follow `credits_on_renewal`.
 
@@ -582,16 +661,24 @@ class CreditsEngine:
             membership_expires_at: The new expiry, None for no end.
             idempotency_key: Repeating the call with it gives the first result.
             metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
             InvalidTierChangeError: The user has no tier.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
-            OutcomeUnknownError: The reply was lost; the same key again settles it.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
         """
         change = tier_changes.renewal(self.config.membership, membership_expires_at)
-        return await self._change_tier(user_id, "tier-renewal", change, idempotency_key, metadata)
+        return await self._change_tier(
+            user_id,
+            "tier-renewal",
+            change,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            acknowledge=acknowledge,
+        )
 
     async def validate_access(self, user_id: str, action: str) -> bool:
         """True, where the user's membership satisfies the action's requirement at this moment.
@@ -728,8 +815,10 @@ class CreditsEngine:
         user_id: str,
         action: str,
         change: TierChange,
+        *,
         idempotency_key: str | None,
         metadata: Metadata | None,
+        acknowledge: Level | None,
     ) -> TierChangeResult:
         verb, target = change.verb.decode(), change.target.decode()
         operation = self._operations.new(
@@ -742,12 +831,59 @@ class CreditsEngine:
             change.expiry.decode(),
         )
         call = wire.tier_call(operation, change)
-        reply = await self._courier.deliver(
-            verb, operation, call, subject=target, extra=change.extra
-        )
-        result = _read(verb, operation, wire.tier_changed, reply, operation, change)
-        logs.decided(verb, operation, result.credits_delta, replayed=result.replayed)
-        return result
+        pending = Pending(verb, operation, call, wire.tier_changed, (change,), target, change.extra)
+        return await self._carry_out(pending, acknowledge)
+
+    async def _carry_out(self, pending: Pending[_Result], acknowledge: Level | None) -> _Result:
+        """The result of an operation; where nobody can tell, the error leads back to it."""
+        try:
+            return await self._acknowledged(pending, acknowledge)
+        except OutcomeUnknownError as error:
+            error.pending = pending
+            raise
+        except asyncio.CancelledError as cancelled:
+            operation_id = pending.operation.operation_id
+            why = "its caller was cancelled"
+            raise cancelled from OutcomeUnknownError(operation_id, why, pending)
+
+    async def _acknowledged(self, pending: Pending[_Result], acknowledge: Level | None) -> _Result:
+        """The result of an operation, which has come as far as is asked, or says how far."""
+        level = self._levels.asked(acknowledge)
+        if level == "memory":
+            return _read(pending, await self._deliver(pending))
+        receipt = Receipt()
+        via = await repeat(lambda: self._levels.way(level), self.config.retry)
+        result = _read(pending, await self._deliver(pending, via, receipt))
+        reached = receipt.level
+        if level == "committed" and await self._commits.wait(
+            pending.operation.partition.number,
+            result.transaction_id,
+            self.config.acknowledge.timeout_ms,
+        ):
+            reached = level
+        return result._replace(acknowledged=reached)
+
+    async def _deliver(
+        self,
+        pending: Pending[_Result],
+        via: Dispatcher | None = None,
+        receipt: Receipt | None = None,
+    ) -> bytes:
+        """The reply to an operation; a charge that Redis does not know is loaded for its refund."""
+        for is_loaded in (False, True):
+            reply = await self._courier.deliver(
+                pending.verb,
+                pending.operation,
+                pending.call,
+                subject=pending.subject,
+                extra=pending.extra,
+                via=via,
+                receipt=receipt,
+            )
+            if reply != wire.COLD_CHARGE or is_loaded:
+                return reply
+            await self._load_charge(pending.operation, int(pending.subject), pending.extra)
+        raise AssertionError("unreachable: the second reply is returned")
 
     async def _load_charge(self, operation: Operation, micros: int, related: bytes) -> None:
         """Bring what is known of a charge into Redis, so that its refunds can be bounded there."""
@@ -781,23 +917,27 @@ class CreditsEngine:
         return datetime.now(UTC) if self._clock is None else self._clock()
 
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _read(
-    verb: str,
-    operation: Operation,
-    read: Callable[_P, _R],
-    *reply: _P.args,
-    **more: _P.kwargs,
-) -> _R:
-    """The result a reply holds; a refusal is logged and raised."""
+def _read(pending: Pending[_Result], reply: bytes) -> _Result:
+    """The result a reply holds, logged; a refusal is logged and raised."""
+    verb, operation = pending.verb, pending.operation
     try:
-        return read(*reply, **more)
+        result = pending.result(reply)
     except RefusedError as error:
         logs.refused(verb, operation, error.code)
         raise
+    logs.decided(verb, operation, _delta(result), replayed=result.replayed)
+    return result
+
+
+def _delta(result: ChargeResult | GrantResult | RefundResult | TierChangeResult) -> Decimal:
+    """By how much the balance changed, signed."""
+    match result:
+        case ChargeResult():
+            return -result.cost
+        case TierChangeResult():
+            return result.credits_delta
+        case _:
+            return result.amount
 
 
 def _configuration(config: Configuration | None) -> CreditsConfig:

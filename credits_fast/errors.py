@@ -33,6 +33,7 @@ The tree, kept true by a contract test:
         ├── RedisUnavailableError         REDIS_UNAVAILABLE
         ├── DatabaseUnavailableError      DATABASE_UNAVAILABLE
         ├── PartitionFencedError          PARTITION_FENCED
+        ├── BackPressureError             BACK_PRESSURE
         └── OutcomeUnknownError           OUTCOME_UNKNOWN
 
 An error carries its facts as attributes; the message is for people, `code` is for machines. Codes
@@ -51,7 +52,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from decimal import Decimal
 
+    from credits_fast.pending import Pending
+
 __all__ = [
+    "BackPressureError",
     "BalanceLimitError",
     "ConfigurationError",
     "CreditsError",
@@ -544,17 +548,37 @@ class PartitionFencedError(UnavailableError):
         super().__init__(f"partition {partition} is closed: {why}")
 
 
+class BackPressureError(UnavailableError):
+    """There is no room for more charges and grants until the worker has carried some; nothing was changed.
+
+    Attributes:
+        partition: The number of the partition.
+        reason: `journal` where its journal is as long as it may be, `memory` where the server's memory
+            is nearly used up.
+    """
+
+    code = "BACK_PRESSURE"
+
+    def __init__(self, partition: int, reason: str) -> None:
+        self.partition = partition
+        self.reason = reason
+        why = "journal is full" if reason == "journal" else "server has too little memory left"
+        super().__init__(f"partition {partition} takes no charges and grants now: its {why}")
+
+
 class OutcomeUnknownError(UnavailableError):
     """The call was sent and no answer came back: it may or may not have taken effect.
 
-    Repeating it with the same idempotency key is safe and settles the question.
+    `CreditsEngine.resolve` settles the question; so does the same call with the same idempotency key.
 
     Attributes:
         operation_id: The id under which the operation is, if it was executed, in the ledger.
+        pending: The operation itself, for `CreditsEngine.resolve`.
     """
 
     code = "OUTCOME_UNKNOWN"
 
-    def __init__(self, operation_id: str, why: str) -> None:
+    def __init__(self, operation_id: str, why: str, pending: Pending[Any] | None = None) -> None:
         self.operation_id = operation_id
+        self.pending = pending
         super().__init__(f"the outcome of operation {operation_id} is unknown: {why}")

@@ -6,6 +6,7 @@
     {<namespace>:<partition>.<salt>}:a:<user>      account   string  one per active user
     {<namespace>:<partition>.<salt>}:i:<digest>    record    string  one per remembered operation
     {<namespace>:<partition>.<salt>}:f:<charge>    refunded  hash    one per charge refunded by its id
+    {<namespace>:<partition>.<salt>}:w             mark      string  for a second, behind a call that waits
 
 What stands between the braces is the hash tag: all keys of a partition share one slot of a cluster,
 so that one script may touch them. The salt is the smallest number that moves the tag into the
@@ -73,6 +74,11 @@ class PartitionKeys:
     def account(self, user: bytes) -> bytes:
         """A user's balance and membership."""
         return b"%b:a:%b" % (self.tag, user)
+
+    @cached_property
+    def mark(self) -> bytes:
+        """What is written so that a server can be asked who has everything before it."""
+        return self.tag + b":w"
 
     @property
     def absent(self) -> bytes:

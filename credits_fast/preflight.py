@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from credits_fast.acknowledgement import counts_of
 from credits_fast.errors import CreditsError, RedisUnavailableError, UnsuitableServerError
-from credits_fast.lane import info_fields
+from credits_fast.lane import LaneLostError, info_fields
+from credits_fast.server_errors import is_not_allowed, is_not_executed, translated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from credits_fast.acknowledgement import Confirmation
     from credits_fast.keys import PartitionKeys, Partitions
     from credits_fast.lane import Lane
     from credits_fast.routing import Router
 
-__all__ = ["check_server", "check_servers", "judge", "probe", "version_of"]
+__all__ = ["check_confirmation", "check_server", "check_servers", "judge", "probe", "version_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +90,44 @@ async def _check_information(lane: Lane, *, in_cluster: bool) -> None:
         _log.debug("the answer was: %s", error)
         return
     judge(info_fields(server) | info_fields(memory), lane.address, in_cluster=in_cluster)
+
+
+async def check_confirmation(
+    router: Router, partitions: Partitions, confirmation: Confirmation
+) -> None:
+    """Nothing, where every server that can be reached knows how to confirm a level.
+
+    One that has too few replicas now is only warned of: calls are then answered late, and told less.
+
+    Raises:
+        UnsuitableServerError: One of them does not know the command, is not set up for it, or its
+            access rules forbid it.
+        RedisUnavailableError: None can be reached, or a connection ended.
+    """
+    for lane in await router.reached(partitions):
+        (answer,) = await lane.replies(confirmation.trial)
+        if not isinstance(answer, Exception):
+            _warn_of_replicas(answer, confirmation, lane.address)
+        elif isinstance(answer, LaneLostError) or is_not_allowed(answer) or is_not_executed(answer):
+            raise translated(answer, lane.address) from answer
+        else:
+            raise UnsuitableServerError(
+                f"the server at {lane.address} cannot confirm the acknowledgement level "
+                f"{confirmation.level!r}: {answer}",
+            ) from answer
+
+
+def _warn_of_replicas(answer: Any, confirmation: Confirmation, address: str) -> None:
+    replicas = counts_of(answer)[-1]
+    if replicas < confirmation.needed[-1]:
+        _log.warning(
+            "Redis at %s has %d replicas now, acknowledgement level %r needs %d: calls wait %d ms in vain",
+            address,
+            replicas,
+            confirmation.level,
+            confirmation.needed[-1],
+            confirmation.timeout_ms,
+        )
 
 
 def judge(information: Mapping[str, str], address: str, *, in_cluster: bool = False) -> None:

@@ -24,6 +24,7 @@ from credits_fast.sync.tables import (
 from credits_fast.types import AuditEntry, HistoryPage, Transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Row
@@ -151,6 +152,29 @@ class Records:
             row = (await connection.execute(query)).one()
         taken = None if row.charged is None else -int(row.charged)
         return ChargeRow(taken, int(row.refunded), row.last_id)
+
+    async def known(self, transaction_ids: Collection[str]) -> set[str]:
+        """Those of these transactions that the ledger has.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        query = select(transactions.c.id).where(transactions.c.id.in_(transaction_ids))
+        async with reading(self._database) as connection:
+            return {*await connection.scalars(query)}
+
+    async def last_id(self, partition: int) -> str:
+        """The last entry of the partition's journal that the ledger holds.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        position = sync_partitions.c
+        async with reading(self._database) as connection:
+            found = await connection.execute(
+                select(position.last_id).where(position.partition == partition)
+            )
+            return str(found.scalar_one())
 
     async def create_user(self, user: NewUser) -> bool:
         """Whether the user was created: False where the id is taken. One commit, or nothing.

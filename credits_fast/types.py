@@ -22,8 +22,10 @@ __all__ = [
     "GrantResult",
     "HistoryPage",
     "Kind",
+    "Level",
     "Metadata",
     "RefundResult",
+    "Resolution",
     "TierChangeResult",
     "Transaction",
     "Unchanged",
@@ -39,6 +41,10 @@ Variables: TypeAlias = Mapping[str, int | float | Decimal]
 
 Kind: TypeAlias = Literal["charge", "refund", "grant", "tier"]
 """What a transaction is: the word is the same in the journal, the ledger and here."""
+
+
+Level: TypeAlias = Literal["memory", "replicated", "fsynced", "committed"]
+"""How far a decision is known to have come: docs/guarantees.md says what each survives."""
 
 
 class Unchanged(Enum):
@@ -91,6 +97,7 @@ class Charge:
     idempotency_key: str | None = None
     fingerprint: str | None = None
     metadata: Metadata | None = None
+    acknowledge: Level | None = None
 
 
 class ChargeResult(NamedTuple):
@@ -102,6 +109,8 @@ class ChargeResult(NamedTuple):
         balance_before: The balance before it.
         balance_after: The balance after it.
         replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: The level that is known to be reached; `memory` where another one was asked for
+            and could not be confirmed in time. The operation took effect all the same.
     """
 
     transaction_id: str
@@ -109,6 +118,7 @@ class ChargeResult(NamedTuple):
     balance_before: Decimal
     balance_after: Decimal
     replayed: bool = False
+    acknowledged: Level = "memory"
 
 
 class RefundResult(NamedTuple):
@@ -119,6 +129,7 @@ class RefundResult(NamedTuple):
     balance_before: Decimal
     balance_after: Decimal
     replayed: bool = False
+    acknowledged: Level = "memory"
 
 
 class GrantResult(NamedTuple):
@@ -130,6 +141,8 @@ class GrantResult(NamedTuple):
         balance_before: The balance before it.
         balance_after: The balance after it.
         replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: The level that is known to be reached; `memory` where another one was asked for
+            and could not be confirmed in time. The operation took effect all the same.
     """
 
     transaction_id: str
@@ -137,6 +150,7 @@ class GrantResult(NamedTuple):
     balance_before: Decimal
     balance_after: Decimal
     replayed: bool = False
+    acknowledged: Level = "memory"
 
 
 class TierChangeResult(NamedTuple):
@@ -151,6 +165,8 @@ class TierChangeResult(NamedTuple):
         credits_delta: The difference, of either sign.
         membership_expires_at: When the membership ends now, None where it does not.
         replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: The level that is known to be reached; `memory` where another one was asked for
+            and could not be confirmed in time. The operation took effect all the same.
     """
 
     transaction_id: str
@@ -161,6 +177,26 @@ class TierChangeResult(NamedTuple):
     credits_delta: Decimal
     membership_expires_at: datetime | None
     replayed: bool = False
+    acknowledged: Level = "memory"
+
+
+class Resolution(NamedTuple):
+    """What became of an operation whose outcome was unknown.
+
+    Attributes:
+        operation_id: The operation.
+        transaction_id: The transaction that is its effect; None where it has had none so far.
+        result: The result its call would have given; None where it could only be looked up.
+    """
+
+    operation_id: str
+    transaction_id: str | None
+    result: ChargeResult | GrantResult | RefundResult | TierChangeResult | None
+
+    @property
+    def took_effect(self) -> bool:
+        """Whether it has had an effect."""
+        return self.transaction_id is not None
 
 
 @dataclass(frozen=True, slots=True)

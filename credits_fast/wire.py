@@ -13,7 +13,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast.amounts import to_credits
-from credits_fast.errors import CreditsError, IncompatibleFormatError, PartitionFencedError
+from credits_fast.errors import (
+    BackPressureError,
+    CreditsError,
+    IncompatibleFormatError,
+    PartitionFencedError,
+)
 from credits_fast.keys import FORMAT
 from credits_fast.pricing import UNPRICED
 from credits_fast.refusals import Refusal, error_for
@@ -70,6 +75,7 @@ COLD_CHARGE: Final = b"cold_charge"
 
 _MILLISECOND: Final = 1_000
 _KEYS_OF_PARTITION: Final = 2
+_ARGUMENTS_OF_CALL: Final = 3
 _ARGUMENTS_OF_ITEM: Final = 3
 _COMMON_TERMS: Final = 4
 _TERMS_KEPT: Final = 1_024
@@ -279,7 +285,9 @@ def tier_call(operation: Operation, change: TierChange) -> Call:
     return operation.call("set_tier", (len(arguments), bulks(arguments)), extra=change.extra)
 
 
-def request(sha: bytes, calls: Sequence[Call], now_us: bytes = b"") -> bytes:
+def request(
+    sha: bytes, calls: Sequence[Call], now_us: bytes = b"", journal_max: bytes = b""
+) -> bytes:
     """One call of a script with these items, all of one verb, packed.
 
     The items of a partition must stand together. Items with equal terms name the same ones, which
@@ -289,9 +297,11 @@ def request(sha: bytes, calls: Sequence[Call], now_us: bytes = b"") -> bytes:
         sha: The script's SHA-1, by which the server finds it.
         calls: The items, at least one.
         now_us: Microseconds since 1970, b"" for the server's own time.
+        journal_max: Entries a journal may have before charges and grants are refused, b"" for any
+            number.
     """
     partitions, counts = _sections(calls)
-    place = _ARGUMENTS_OF_ITEM + len(counts) + _ARGUMENTS_OF_ITEM * len(calls)
+    place = _ARGUMENTS_OF_CALL + len(counts) + _ARGUMENTS_OF_ITEM * len(calls) + 1
     places: dict[bytes, bytes] = {}
     items: list[bytes] = []
     for call in calls:
@@ -313,7 +323,7 @@ def request(sha: bytes, calls: Sequence[Call], now_us: bytes = b"") -> bytes:
             *[call.account for call in calls],
             *[call.record for call in calls],
             *own_keys,
-            bulks((now_us, b"%d" % len(counts))),
+            bulks((now_us, b"%d" % len(counts), journal_max)),
             bulks([b"%d" % count for count in counts]),
             *items,
             *places,
@@ -427,11 +437,13 @@ def run_of(gate: bytes) -> str:
 
 
 def closed(status: bytes, fields: Sequence[bytes], partition: int) -> CreditsError | None:
-    """The error of a partition that is not open, None where the status says something else."""
+    """The error of a partition that is not open or has no room, None for any other status."""
     if status == b"fenced":
         return PartitionFencedError(partition, "the server has changed since it was opened")
     if status == b"unopened":
         return PartitionFencedError(partition, "Redis does not know it")
+    if status == b"back_pressure":
+        return BackPressureError(partition, "memory" if fields[0] == b"0" else "journal")
     if status == b"incompatible":
         return IncompatibleFormatError(
             f"partition {partition}",

@@ -5,11 +5,13 @@
 --
 -- ARGV[1]   now_us       microseconds, '' for the server's own time
 -- ARGV[2]   partitions   how many
--- ARGV[3…]  items        how many, for each partition
+-- ARGV[3]   journal_max  entries a journal may have before charges and grants are refused, '' for any number
+-- ARGV[4…]  items        how many, for each partition
 --           transaction_id, tail, terms    for each item
 --           fingerprint, ttl_ms, life_ms, audited, amount    at the place terms names
 --
 -- refuses, in this order:
+--   back_pressure              journal_max; a repeated operation is answered all the same
 --   idempotency_key_conflict   transaction_id
 --   cold
 --   balance_limit              balance, amount
@@ -38,6 +40,9 @@ local function grant(item)
   local amount = own_terms(terms, 1)
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
+  if not replay and is_full() then
+    return 'back_pressure\0' .. ARGV[3]
+  end
   if used_by then
     return refusal('grant', amount, terms, tail, 'idempotency_key_conflict', used_by)
   end

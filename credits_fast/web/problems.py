@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from credits_fast.errors import (
+    BackPressureError,
     BalanceLimitError,
     CreditsError,
     FormulaEvaluationError,
@@ -168,6 +169,7 @@ _TABLE: Final[dict[type[CreditsError], _Row]] = {
         retry_after_s=1,
     ),
     PartitionFencedError: _Row(503, "unavailable", "Credits are not available", retry_after_s=5),
+    BackPressureError: _Row(503, "unavailable", "Credits are not available", retry_after_s=5),
     # Families, for what has no row of its own.
     RefusedError: _Row(422, "refused", "The request was refused"),
     UnavailableError: _Row(503, "unavailable", "Credits are not available", retry_after_s=1),

@@ -9,11 +9,15 @@
 local KEYS, ARGV = KEYS, ARGV
 local now_us, now_ms = clock(ARGV[1])
 local partitions = tonumber(ARGV[2])
+local journal_max = tonumber(ARGV[3])
 local count = (#KEYS - 2 * partitions) / KEYS_OF_ITEM
 local found = call('MGET', unpack(KEYS, partitions + 1, 2 * (partitions + count)))
 
 local terms_at = {}
-local epoch -- of the partition whose items are being decided
+-- Of the partition whose items are being decided.
+local epoch
+local journal
+local full -- nil until it is asked for
 
 local function terms_of(place)
   local terms = terms_at[place]
@@ -36,9 +40,17 @@ end
 -- The keys of account and record, each with what Redis has there; transaction id, tail, terms.
 local function item_at(item)
   local account, record = partitions + item, partitions + count + item
-  local at = partitions + 3 * item
+  local at = partitions + 3 * item + 1
   return KEYS[partitions + account], found[account], KEYS[partitions + record], found[record],
     ARGV[at], ARGV[at + 1], terms_of(ARGV[at + 2])
+end
+
+-- Whether the journal has as many entries as it may have; counted once, and only where there is a limit.
+local function is_full()
+  if full == nil then
+    full = journal_max and call('XLEN', journal) >= journal_max or false
+  end
+  return full
 end
 
 -- Write what was decided; a partition whose journal takes no entry has failed, and nothing else.
@@ -66,14 +78,15 @@ local function batch(decide)
   for partition = 1, partitions do
     local closed
     epoch, closed = pass(found[partition])
+    journal, full = KEYS[partition], nil
     local first, items_from, posted_from = last + 1, #items + 1, #posted + 1
-    last = last + tonumber(ARGV[2 + partition])
+    last = last + tonumber(ARGV[3 + partition])
     for item = first, last do
       replies[item] = closed or decide(item)
     end
     if #items >= items_from then
       sections[#sections + 1] = {
-        journal = KEYS[partition], epoch = epoch, entry = false, first = first, last = last,
+        journal = journal, epoch = epoch, entry = false, first = first, last = last,
         items_from = items_from, items_to = #items, posted_from = posted_from, posted_to = #posted,
       }
     end

@@ -14,9 +14,11 @@ from typing import Any, Final
 from sqlalchemy import insert
 
 from credits_fast import CreditsEngine
+from credits_fast.acknowledgement import Receipt
 from credits_fast.amounts import MICROS_MAX, PLACES, to_credits, to_micros
 from credits_fast.courier import Courier
 from credits_fast.database import writing
+from credits_fast.dispatch import Dispatcher
 from credits_fast.json_text import JsonText, quoted
 from credits_fast.sync.tables import idempotency_records, transactions, users
 from credits_fast.testing import CreditsKit
@@ -140,6 +142,8 @@ class _Asking(Courier):
         *,
         subject: str = "",  # noqa: ARG002
         extra: bytes = b"",  # noqa: ARG002
+        via: Dispatcher | None = None,  # noqa: ARG002
+        receipt: Receipt | None = None,  # noqa: ARG002
     ) -> bytes:
         raise _AskedError(operation)
 

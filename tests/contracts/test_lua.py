@@ -17,7 +17,7 @@ BATCHED = ("charge", "grant", "refund", "set_tier")
 """The verbs whose items `shared/batch.lua` reads."""
 EVERY_VERBS = ("fingerprint", "ttl_ms", "life_ms", "audited")
 """The terms that all verbs have; `terms_of` reads them."""
-NOT_ERRORS = {"cold", "cold_charge", "fenced", "unopened", "incompatible"}
+NOT_ERRORS = {"back_pressure", "cold", "cold_charge", "fenced", "unopened", "incompatible"}
 """Replies that the library acts upon itself."""
 ADMINISTRATIVE = {"stale", "forked", "missing", "partitions", "epoch"}
 """Refusals of the scripts that keep a partition going; their callers know them."""
@@ -46,7 +46,7 @@ def refusals_in_body(name: str) -> list[str]:
     found = re.findall(r"return refusal\(.*?, tail, '(\w+)'", body(name))
     found += re.findall(r"return '(cold|cold_charge|missing|forked)'", body(name))
     found += re.findall(r"closed = '(stale)'", body(name))
-    found += re.findall(r"return '(incompatible|partitions|epoch)\\0'", body(name))
+    found += re.findall(r"return '(back_pressure|incompatible|partitions|epoch)\\0'", body(name))
     return found
 
 
@@ -184,7 +184,8 @@ def test_the_key_map_is_the_one_of_the_code() -> None:
 
     keys = Partitions("ns", 1)[0]
     readme = (LUA / "README.md").read_text(encoding="utf-8")
-    families = {name.split(b"}:")[1][:1].decode() for name in (keys.gate, keys.meta, keys.journal)}
+    named = (keys.gate, keys.meta, keys.journal, keys.mark)
+    families = {name.split(b"}:")[1][:1].decode() for name in named}
     families |= {
         name.split(b"}:")[1][:1].decode()
         for name in (keys.account(b"u"), keys.record(b"u", b"k"), keys.refunded(b"t"))

@@ -91,6 +91,7 @@ def example_errors() -> list[CreditsError]:
         errors.RefundExceedsChargeError("ada", "t", charged=one, refunded=one, amount=one),
         errors.InvalidTierChangeError("ada", None, "pro", "why"),
         errors.PartitionFencedError(3, "why"),
+        errors.BackPressureError(3, "journal"),
         errors.OutcomeUnknownError("op", "why"),
     ]
 

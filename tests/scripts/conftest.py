@@ -55,11 +55,13 @@ class Bench:
             metadata=metadata,
         )
 
-    async def run(self, *calls: Call, now_us: int | None = NOW_US) -> list[str]:
+    async def run(
+        self, *calls: Call, now_us: int | None = NOW_US, journal_max: bytes = b""
+    ) -> list[str]:
         """The replies to one script call with these items; NUL is shown as a blank."""
         moment = b"" if now_us is None else b"%d" % now_us
         sha = self.lane.scripts[calls[0].script].sha
-        (replies,) = await self.lane.execute_all(request(sha, calls, moment))
+        (replies,) = await self.lane.execute_all(request(sha, calls, moment, journal_max))
         return [reply.decode().replace("\0", " ").rstrip() for reply in replies]
 
     async def account(self, user: str = "ada", **fields: str | int) -> None:

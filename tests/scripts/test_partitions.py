@@ -53,6 +53,17 @@ async def test_a_closed_partition_stops_only_its_own_items(benches: list[Bench])
     assert "100" == (await benches[1].fields())["b"]
 
 
+@pytest.mark.parametrize("full", [0, 1, 2])
+async def test_a_full_journal_stops_only_its_own_items(benches: list[Bench], full: int) -> None:
+    await benches[full].run(charge_call(benches[full].operation("first"), priced(0)))
+
+    replies = await benches[0].run(*charges(benches), journal_max=b"1")
+
+    assert ["back_pressure 1"] * 2 == replies[2 * full : 2 * full + 2]
+    assert ["ok 1 99", "ok 2 97"] * 2 == replies[: 2 * full] + replies[2 * full + 2 :]
+    assert [1, 1, 1] == [len(await one.journal()) for one in benches]
+
+
 @pytest.mark.parametrize("broken", [0, 1, 2])
 async def test_a_journal_that_takes_no_entry_stops_only_its_own_items(
     benches: list[Bench], broken: int

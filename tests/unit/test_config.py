@@ -44,6 +44,22 @@ def test_the_documented_defaults_hold() -> None:
     assert (16, "credits") == (config.partitions, config.namespace)
 
 
+def test_a_journal_has_room_beside_what_is_retained() -> None:
+    as_many = {**VALID, "back_pressure": {"journal_max": 10_000}}
+    beyond = {**VALID, "back_pressure": {"memory_max": Decimal("1.1"), "poll_ms": 1}}
+
+    assert {"back_pressure.journal_max"} == {*problems_of(as_many)}
+    assert {"back_pressure.memory_max", "back_pressure.poll_ms"} == {*problems_of(beyond)}
+    unlimited = CreditsConfig.parse({**VALID, "back_pressure": {"journal_max": 0}})
+    assert 0 == unlimited.back_pressure.journal_max
+
+
+def test_an_unknown_level_is_a_mistake() -> None:
+    assert {"acknowledge.level", "acknowledge.replicas"} == {
+        *problems_of({**VALID, "acknowledge": {"level": "engraved", "replicas": 0}})
+    }
+
+
 def test_every_mistake_is_named_with_its_path() -> None:
     found = problems_of(
         {

@@ -16,6 +16,7 @@ from credits_fast import (
     RedisUnavailableError,
     ScriptFailedError,
 )
+from credits_fast.acknowledgement import Confirmation, Receipt
 from credits_fast.dispatch import BATCH_MAX, FLIGHTS_MAX, REPEATS_MAX, Dispatcher
 from credits_fast.keys import PartitionKeys, Partitions
 from credits_fast.lane import Endpoint, Lane
@@ -120,6 +121,31 @@ async def test_each_caller_gets_its_own_reply(dispatcher: Dispatcher) -> None:
     replies = await asyncio.gather(*(dispatcher.submit(call) for call in calls))
 
     assert [b"%d" % number for number in range(30)] == [reply.split(b"\0")[1] for reply in replies]
+
+
+async def test_what_was_decided_stands_when_the_connection_ends_before_it_is_confirmed(
+    dispatcher: Dispatcher,
+) -> None:
+    dispatcher.confirmation = Confirmation("replicated", (b"WAIT", b"1"), (1,), 1_000)
+    lane: Any = await dispatcher.router.lane(KEYS[0])
+    original = lane.send
+
+    def send(requests: Any, replies: Any) -> None:
+        decided, marked, answered = replies
+
+        def marked_and_lost(reply: Any) -> None:
+            marked(reply)
+            lane.abandon(ConnectionResetError("it ended"))
+            answered(lane._lost)
+
+        original(requests[:2], (decided, marked_and_lost))
+
+    lane.send = send
+    receipt = Receipt("replicated")
+
+    assert b"ok\0001\000999" == await dispatcher.submit(charge(1), receipt)
+    assert Receipt("memory") == receipt
+    assert 0 == dispatcher.flights
 
 
 async def test_a_call_cancelled_before_it_was_sent_is_never_sent(dispatcher: Dispatcher) -> None:

@@ -55,6 +55,7 @@ STATUSES = {
     "UnavailableError": 503,
     "RedisUnavailableError": 503,
     "DatabaseUnavailableError": 503,
+    "BackPressureError": 503,
     "PartitionFencedError": 503,
     "OutcomeUnknownError": 503,
 }
@@ -90,6 +91,7 @@ EXAMPLES: list[CreditsError] = [
     errors.FormulaEvaluationError("{secret} * 7", {"secret": 1}, "cause", "nan"),
     errors.ConfigurationError(errors.Problem("secret", "is wrong")),
     errors.RedisUnavailableError("secret-host:6379 does not answer"),
+    errors.BackPressureError(3, "memory"),
     errors.PartitionFencedError(3, "secret"),
     errors.OutcomeUnknownError("op", "secret-host hung up"),
 ]

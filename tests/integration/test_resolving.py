@@ -1,0 +1,192 @@
+"""An outcome nobody could tell is settled later: took effect once, or not at all; key or no key."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from credits_fast import (
+    ChargeResult,
+    InsufficientCreditsError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    RedisUnavailableError,
+    outcomes,
+)
+from credits_fast.lane import Endpoint
+from credits_fast.testing import CreditsKit, kit_on
+from tests.integration.conftest import CONFIG
+from tests.proxy import ReplyEater
+
+
+@asynccontextmanager
+async def eaten_replies(kit: CreditsKit, tmp_path: Path) -> AsyncGenerator[None, None]:
+    """Within it every reply to a script is lost after the server has acted."""
+    station: Any = next(kit.engine.router._stations())
+    real = station.endpoint
+    server = real.address.removeprefix("unix:")
+    async with ReplyEater(tmp_path / "p", server, share=1, seed=7):
+        await (await kit.engine.lane()).close()
+        station.endpoint = Endpoint.from_url(f"unix://{tmp_path}/p")
+        yield
+    station.endpoint = real
+
+
+async def unknown_charge(kit: CreditsKit, tmp_path: Path, **more: Any) -> OutcomeUnknownError:
+    await kit.engine.create_user("ada", credits=100)
+    async with eaten_replies(kit, tmp_path):
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await kit.engine.charge("ada", "image", **more)
+    return unknown.value
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_what_took_effect_gives_its_result(
+    sqlite_kit: CreditsKit, tmp_path: Path, key: str | None
+) -> None:
+    error = await unknown_charge(sqlite_kit, tmp_path, idempotency_key=key)
+    kept = pickle.loads(pickle.dumps(error))  # noqa: S301
+
+    for one in (error, kept):
+        resolution = await sqlite_kit.engine.resolve(one)
+        assert resolution.took_effect
+        assert error.operation_id == resolution.transaction_id == resolution.operation_id
+        assert isinstance(resolution.result, ChargeResult)
+        assert (True, 80) == (resolution.result.replayed, resolution.result.balance_after)
+    await sqlite_kit.assert_balanced()
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("is_recorded", [False, True])
+async def test_what_redis_has_forgotten_is_looked_up(
+    sqlite_kit: CreditsKit,
+    tmp_path: Path,
+    key: str | None,
+    is_recorded: bool,  # noqa: FBT001  # a row of the table
+) -> None:
+    """Repeating it would charge twice."""
+    error = await unknown_charge(sqlite_kit, tmp_path, idempotency_key=key)
+    assert error.pending is not None
+    if is_recorded:
+        await sqlite_kit.sync()
+    lane = await sqlite_kit.engine.lane()
+    assert 1 == await lane.execute(b"UNLINK", error.pending.operation.record_key)
+
+    assert (error.operation_id, error.operation_id, None) == await sqlite_kit.engine.resolve(error)
+    assert 80 == await sqlite_kit.engine.query_balance("ada")
+    await sqlite_kit.assert_balanced()
+
+
+async def charge_that_never_arrived(kit: CreditsKit) -> OutcomeUnknownError:
+    """The call of a charge, lost on its way there; nobody could tell it from one lost on its way back."""
+    await kit.engine.create_user("ada", credits=30)
+    lane: Any = await kit.engine.lane()
+    original = lane.send
+
+    def lost(requests: Any, replies: Any) -> None:
+        if any(b"EVALSHA" in request[:20] for request in requests):
+            original((), replies)
+            lane.abandon(ConnectionResetError("it ended"))
+        else:
+            original(requests, replies)
+
+    lane.send = lost
+    with pytest.raises(OutcomeUnknownError) as unknown:
+        await kit.engine.charge("ada", "image")
+    return unknown.value
+
+
+@pytest.fixture
+async def once(redis_endpoint: Endpoint, sqlite_database: AsyncEngine) -> AsyncIterator[CreditsKit]:
+    """A kit whose engine repeats nothing by itself."""
+    config = {**CONFIG, "retry": {"enabled": False}}
+    async with kit_on(config, redis_endpoint, sqlite_database, None) as kit:
+        yield kit
+
+
+async def test_what_took_no_effect_takes_it_now_and_once_or_never(once: CreditsKit) -> None:
+    error = await charge_that_never_arrived(once)
+
+    looked = await once.engine.resolve(error, repeat_it=False)
+    assert (False, None) == (looked.took_effect, looked.result)
+    assert 30 == await once.engine.query_balance("ada")
+
+    for replayed in (False, True):
+        resolution = await once.engine.resolve(error)
+        assert isinstance(resolution.result, ChargeResult)
+        assert (replayed, 10) == (resolution.result.replayed, resolution.result.balance_after)
+    await once.assert_balanced()
+
+
+async def test_what_is_refused_when_it_is_repeated_has_no_effect(once: CreditsKit) -> None:
+    error = await charge_that_never_arrived(once)
+    await once.engine.charge("ada", "image")
+
+    with pytest.raises(InsufficientCreditsError):
+        await once.engine.resolve(error)
+
+
+async def test_too_late_it_is_not_repeated(
+    once: CreditsKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = await charge_that_never_arrived(once)
+    assert error.pending is not None
+    operation = error.pending.operation
+    assert outcomes.may_be_repeated(operation, 10_000)
+    made_ms = int(operation.operation_id[:12], 16)
+    monkeypatch.setattr(time, "time_ns", lambda: (made_ms + 40_001) * 1_000_000)
+
+    assert not (await once.engine.resolve(error)).took_effect
+    assert 30 == await once.engine.query_balance("ada")
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+async def test_a_caller_that_was_cancelled_after_it_was_sent_can_ask(
+    sqlite_kit: CreditsKit, how: str
+) -> None:
+    credits = sqlite_kit.engine
+    await credits.create_user("ada", credits=100)
+    lane: Any = await credits.lane()
+    original, sent = lane.send, asyncio.Event()
+
+    def send(requests: Any, replies: Any) -> None:
+        original(requests, replies)
+        sent.set()
+
+    lane.send = send
+
+    async def caller() -> None:
+        async with asyncio.timeout(None) as limit:
+            task = asyncio.current_task()
+            assert task is not None
+            charging.append((task, limit))
+            await credits.charge("ada", "image")
+
+    charging: list[tuple[asyncio.Task[Any], asyncio.Timeout]] = []
+    running = asyncio.create_task(caller())
+    await sent.wait()
+    ((task, limit),) = charging
+    if how == "cancel":
+        task.cancel()
+    else:
+        limit.reschedule(0)
+    with pytest.raises((asyncio.CancelledError, TimeoutError)) as ended:
+        await running
+
+    resolution = await credits.resolve(ended.value)
+    assert isinstance(resolution.result, ChargeResult)
+    assert 80 == resolution.result.balance_after == await credits.query_balance("ada")
+    await sqlite_kit.assert_balanced()
+
+
+async def test_an_error_about_nothing_cannot_be_resolved(sqlite_kit: CreditsKit) -> None:
+    with pytest.raises(InvalidArgumentError, match="outcome is unknown"):
+        await sqlite_kit.engine.resolve(RedisUnavailableError("away"))
