@@ -1,8 +1,9 @@
-"""A call on its way: repeated while the world fails, past closed partitions and cold accounts."""
+"""A call on its way: repeated while the world fails, past all that is closed, cold or overdue."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from credits_fast import logs, wire
@@ -12,6 +13,7 @@ from credits_fast.errors import (
     RedisUnavailableError,
     UserNotFoundError,
 )
+from credits_fast.expiry import expire_holds
 from credits_fast.resp import pack
 from credits_fast.retry import repeat
 
@@ -33,6 +35,8 @@ _log = logging.getLogger(__name__)
 _DONE: Final = (b"ok\0", b"replayed\0")
 _CLOSED: Final = (b"fenced", b"unopened")
 _COLD_MAX: Final = 3
+_OVERDUE_MAX: Final = 24
+"""How often a call has holds looked through that may have expired: once for every `EXPIRED_MAX`."""
 
 
 class Courier:
@@ -142,12 +146,18 @@ class Courier:
         def attempt() -> Coroutine[None, None, bytes]:
             return self._attempt(call, answers.pop() if answers else self._dispatcher.submit(call))
 
-        for _ in range(_COLD_MAX):
+        times = {wire.COLD: _COLD_MAX, wire.OVERDUE: _OVERDUE_MAX}
+        while True:
             reply = await repeat(attempt, self._retry)
-            if reply != wire.COLD:
+            if reply not in times:
                 return reply
-            await repeat(lambda: self._load(call.partition, user), self._retry)
-        raise RedisUnavailableError(f"user {user.decode()!r} does not stay in Redis")
+            times[reply] -= 1
+            if times[reply] < 0:
+                raise RedisUnavailableError(
+                    f"user {user.decode()!r} is {reply.decode()} in Redis again and again"
+                )
+            prepare = self._load if reply == wire.COLD else self._expire
+            await repeat(partial(prepare, call.partition, user), self._retry)
 
     async def _attempt(self, call: Call, answer: asyncio.Future[bytes]) -> bytes:
         reply = await answer
@@ -166,6 +176,15 @@ class Courier:
         except PartitionFencedError:
             await self._admission.open(partition)
             await self._accounts.load(partition, user)
+
+    async def _expire(self, partition: PartitionKeys, user: bytes) -> None:
+        """Have holds of the user finished whose time is over."""
+        router, now_us = self._dispatcher.router, self._dispatcher.now_us()
+        try:
+            await expire_holds(router, partition, (user,), now_us)
+        except PartitionFencedError:
+            await self._admission.open(partition)
+            await expire_holds(router, partition, (user,), now_us)
 
     async def _look(self, partition: PartitionKeys, user: bytes) -> tuple[HeldAccount, int] | None:
         look = pack((b"MGET", partition.account(user), partition.gate))

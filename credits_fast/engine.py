@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from credits_fast import arguments, logs, membership, tier_changes, wire
 from credits_fast.accounts import Accounts
@@ -27,12 +27,13 @@ from credits_fast.errors import (
     InvalidArgumentError,
     MembershipRequiredError,
     Problem,
-    RefusedError,
     TransactionNotFoundError,
     UndefinedActionError,
     UndefinedTierError,
     UserNotFoundError,
 )
+from credits_fast.hold import Hold
+from credits_fast.holding import Holding
 from credits_fast.keys import Partitions
 from credits_fast.operations import GRACE_MS, Operations, canonical
 from credits_fast.preflight import check_servers
@@ -41,13 +42,17 @@ from credits_fast.retry import repeat
 from credits_fast.routing import router_to
 from credits_fast.types import (
     UNCHANGED,
+    AboveHold,
     AuditEntry,
+    CaptureResult,
     Charge,
     ChargeResult,
     GrantResult,
     HistoryPage,
     Metadata,
     RefundResult,
+    ReleaseResult,
+    ReserveResult,
     TierChangeResult,
     Unchanged,
     User,
@@ -65,7 +70,6 @@ if TYPE_CHECKING:
     from credits_fast.endpoints import AnyEndpoint
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane
-    from credits_fast.pricing import Quote
     from credits_fast.wire import Operation, TierChange
 
 __all__ = ["Configuration", "CreditsEngine"]
@@ -148,6 +152,14 @@ class CreditsEngine:
         self._accounts = Accounts(self._records, self.router)
         self._courier = Courier(
             self._dispatcher, self._admission, self._accounts, self.config.retry
+        )
+        self._holding = Holding(
+            self.config,
+            operations=self._operations,
+            prices=self._prices,
+            courier=self._courier,
+            records=self._records,
+            router=self.router,
         )
 
     @classmethod
@@ -374,10 +386,10 @@ class CreditsEngine:
         operation = self._operations.new(
             "charge", user_id, action, idempotency_key, metadata, named, canonical(variables)
         )
-        quote = self._quote(action, amount, variables)
+        quote = self._prices.quote_for(action, amount, variables)
         call = wire.charge_call(operation, quote)
         reply = await self._courier.deliver("charge", operation, call)
-        result = _read("charge", operation, wire.charged, reply, operation, quote)
+        result = logs.read("charge", operation, wire.charged, reply, operation, quote)
         logs.decided("charge", operation, -result.cost, replayed=result.replayed)
         return result
 
@@ -453,7 +465,7 @@ class CreditsEngine:
             reply = await self._courier.deliver(
                 "refund", operation, call, subject=subject, extra=related
             )
-        result = _read("refund", operation, wire.refunded, reply, operation, micros, related)
+        result = logs.read("refund", operation, wire.refunded, reply, operation, micros, related)
         logs.decided("refund", operation, result.amount, replayed=result.replayed)
         return result
 
@@ -489,9 +501,199 @@ class CreditsEngine:
         )
         call = wire.grant_call(operation, micros)
         reply = await self._courier.deliver("grant", operation, call, subject=str(micros))
-        result = _read("grant", operation, wire.granted, reply, operation, micros)
+        result = logs.read("grant", operation, wire.granted, reply, operation, micros)
         logs.decided("grant", operation, result.amount, replayed=result.replayed)
         return result
+
+    # --- holds --------------------------------------------------------------------------------
+
+    def hold(
+        self,
+        user_id: str,
+        action: str,
+        *,
+        estimate: Variables | None = None,
+        amount: Amount | None = None,
+        ttl_ms: int | None = None,
+        above: AboveHold | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> Hold:
+        """Credits held during a block: charged at its end, given back where it raises.
+
+        Entering it reserves, as `reserve` does. At the end what `Hold.used` has said is charged, else
+        what was reserved. An exception, a cancellation included, releases the hold and goes on. Neither
+        can be interrupted half-way. Where the program dies, the hold expires.
+
+        Args:
+            user_id: The user.
+            action: The action, whose price the configuration knows.
+            estimate: Values for the variables of a price formula, as far as they are known before.
+            amount: The credits to reserve, instead of the configured price; 0 or more.
+            ttl_ms: Milliseconds until the hold expires, None for the configured time.
+            above: What becomes of a price above what is held, None for the configured policy.
+            idempotency_key: A repeated block has the first one's hold. While that is open both share it
+                and charge once; the one that made it gives it back. Once it is finished, entering
+                raises `HoldFinishedError`, and the block is not run.
+            metadata: Kept with the hold, the transaction and the audit entries.
+
+        Raises:
+            HoldFinishedError: On entering, the key's hold is finished; at the end, it was finished by
+                somebody else.
+            HoldExpiredError: The same, because its time was over; nothing was charged.
+            CaptureExceedsHoldError: The price is above what is held, and such are refused; the hold
+                stays open.
+
+        Entering and leaving also raise what `reserve` and `capture` do.
+
+        Example:
+            >>> async with credits.hold("ada", "chat", estimate={"tokens": 4_000}) as hold:
+            ...     answer = await model(prompt)
+            ...     hold.used(variables={"tokens": answer.tokens})
+            >>> print(hold.captured.cost)
+        """
+        return Hold(
+            self._holding,
+            user_id,
+            action,
+            amount=amount,
+            estimate=estimate,
+            ttl_ms=ttl_ms,
+            above=above,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+        )
+
+    async def reserve(
+        self,
+        user_id: str,
+        action: str,
+        *,
+        amount: Amount | None = None,
+        variables: Variables | None = None,
+        ttl_ms: int | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> ReserveResult:
+        """Hold the price of an action, if the user may act and the available credits cover it.
+
+        Args:
+            user_id: The user.
+            action: The action, whose price the configuration knows.
+            amount: The credits to hold, instead of the configured price; 0 or more.
+            variables: Values for the variables of a price formula: finite numbers.
+            ttl_ms: Milliseconds until the hold expires, None for the configured time.
+            idempotency_key: Repeating the call with it gives the first result, be the hold open or not.
+            metadata: Kept with the hold and the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            MembershipRequiredError: The action needs a tier the user does not have now.
+            UndefinedActionError: The action has no price.
+            MissingVariableError: The price formula needs a variable that is not given.
+            FormulaEvaluationError: The price formula has no finite value.
+            InsufficientCreditsError: The available credits do not cover the price.
+            HoldLimitError: The user has as many open holds as one may have.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+
+        Example:
+            >>> hold = await credits.reserve("ada", "chat", amount=5)
+            >>> await credits.capture("ada", "chat", hold.hold_id, amount=3)
+        """
+        made = await self._holding.reserve(
+            user_id,
+            action,
+            amount=amount,
+            variables=variables,
+            ttl_ms=ttl_ms,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+        )
+        return made.result
+
+    async def capture(
+        self,
+        user_id: str,
+        action: str,
+        hold_id: str,
+        *,
+        amount: Amount | None = None,
+        variables: Variables | None = None,
+        final: bool = True,
+        above: AboveHold | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> CaptureResult:
+        """Charge what a hold keeps, a part of it, or more; the price is the one of the hold's tier.
+
+        Args:
+            user_id: The user.
+            action: The action, whose price the configuration knows.
+            hold_id: The hold.
+            amount: The price in credits; 0 or more. Without it and variables, what the hold still keeps.
+            variables: Values for the variables of a price formula: finite numbers.
+            final: Whether the hold is finished and the rest of it released; else it stays open, with
+                what is left.
+            above: What becomes of a price above what is held: `debt` charges all of it, below zero
+                where it must; `cap` charges what is held; `refuse` nothing. None for the configured one.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the transaction and the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            HoldNotFoundError: The user has no such hold.
+            HoldFinishedError: It was captured or released before.
+            HoldExpiredError: Its time was over; nothing was charged.
+            CaptureExceedsHoldError: The price is above what is held, and such are refused.
+            MembershipRequiredError: The configuration has changed, and the tier may not act any more.
+            UndefinedActionError: The action has no price.
+            MissingVariableError: The price formula needs a variable that is not given.
+            FormulaEvaluationError: The price formula has no finite value.
+            BalanceLimitError: The debt would pass the largest one.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+        """
+        return await self._holding.capture(
+            user_id,
+            action,
+            hold_id,
+            amount=amount,
+            variables=variables,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            final=final,
+            above=above,
+        )
+
+    async def release(
+        self,
+        user_id: str,
+        hold_id: str,
+        *,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> ReleaseResult:
+        """Give a hold up: what it still keeps is available again.
+
+        Args:
+            user_id: The user.
+            hold_id: The hold.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            HoldNotFoundError: The user has no such hold.
+            HoldFinishedError: It was captured or released before.
+            HoldExpiredError: Its time was over: its credits are available anyway.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; the same key again settles it.
+        """
+        return await self._holding.release(user_id, hold_id, idempotency_key, metadata)
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -707,13 +909,6 @@ class CreditsEngine:
 
     # --- shared -------------------------------------------------------------------------------
 
-    def _quote(self, action: str, amount: Amount | None, variables: Variables | None) -> Quote:
-        if amount is None:
-            return self._prices.quote(action, variables)
-        if variables:
-            raise InvalidArgumentError("variables", "have no effect on an explicit amount")
-        return self._prices.quote_amount(action, to_micros(amount))
-
     async def _change_tier(
         self,
         user_id: str,
@@ -736,7 +931,7 @@ class CreditsEngine:
         reply = await self._courier.deliver(
             verb, operation, call, subject=target, extra=change.extra
         )
-        result = _read(verb, operation, wire.tier_changed, reply, operation, change)
+        result = logs.read(verb, operation, wire.tier_changed, reply, operation, change)
         logs.decided(verb, operation, result.credits_delta, replayed=result.replayed)
         return result
 
@@ -770,25 +965,6 @@ class CreditsEngine:
 
     def _now(self) -> datetime:
         return datetime.now(UTC) if self._clock is None else self._clock()
-
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _read(
-    verb: str,
-    operation: Operation,
-    read: Callable[_P, _R],
-    *reply: _P.args,
-    **more: _P.kwargs,
-) -> _R:
-    """The result a reply holds; a refusal is logged and raised."""
-    try:
-        return read(*reply, **more)
-    except RefusedError as error:
-        logs.refused(verb, operation, error.code)
-        raise
 
 
 def _configuration(config: Configuration | None) -> CreditsConfig:

@@ -8,14 +8,20 @@ must see is logged elsewhere at WARNING and above. No handler is installed but o
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+from credits_fast.errors import RefusedError
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
     from credits_fast.wire import Operation
 
-__all__ = ["decided", "refused"]
+__all__ = ["decided", "read", "refused"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _log: Final = logging.getLogger("credits_fast.decisions")
 logging.getLogger("credits_fast").addHandler(logging.NullHandler())
@@ -47,6 +53,21 @@ def refused(verb: str, operation: Operation, code: str) -> None:
             code,
             extra=_fields(verb, operation, None) | {"code": code},
         )
+
+
+def read(
+    verb: str,
+    operation: Operation,
+    reader: Callable[_P, _R],
+    *reply: _P.args,
+    **more: _P.kwargs,
+) -> _R:
+    """The result a reply holds; a refusal is logged and raised."""
+    try:
+        return reader(*reply, **more)
+    except RefusedError as error:
+        refused(verb, operation, error.code)
+        raise
 
 
 def _fields(verb: str, operation: Operation, amount: Decimal | None) -> dict[str, object]:
