@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["insert_users", "load_users"]
 
 _AT_ONCE: Final = 500
-_FRESH: Final = (b"%d" % (OPENING * MICROS_PER_CREDIT), b"0", b"0", b"", b"")
-"""Balance, reserved, sequence, tier and expiry of a user who was never charged."""
+_FRESH: Final = (b"%d" % (OPENING * MICROS_PER_CREDIT), b"0", b"0", b"", b"", b"")
+"""Balance, reserved, sequence, tier, expiry and open holds of a user who was never charged."""
 
 
 async def insert_users(database: AsyncEngine, first: int, last: int, table: str = "users") -> None:
@@ -46,8 +46,8 @@ async def load_users(lane: Lane, partitions: Partitions, numbers: Iterable[int])
         user = user_name(number).encode()
         partition = partitions.of(user)
         accounts = waiting.setdefault(partition.number, [])
-        accounts.append(partition.account(user))
-        if len(accounts) == _AT_ONCE:
+        accounts += (partition.account(user), partition.holds(user))
+        if len(accounts) == 2 * _AT_ONCE:
             await _load(lane, partition, waiting.pop(partition.number))
     for number, accounts in waiting.items():
         await _load(lane, partitions[number], accounts)
@@ -55,7 +55,7 @@ async def load_users(lane: Lane, partitions: Partitions, numbers: Iterable[int])
 
 async def _load(lane: Lane, partition: PartitionKeys, accounts: list[bytes]) -> None:
     generation = await lane.execute(b"HGET", partition.meta, b"generation") or b"0"
-    arguments = (generation, *(_FRESH * len(accounts)))
+    arguments = (generation, *(_FRESH * (len(accounts) // 2)))
     replies = await lane.run_script("load", (partition.gate, partition.meta, *accounts), arguments)
     wrong = {*replies} - {b"loaded", b"present"}
     if wrong:

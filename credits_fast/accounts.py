@@ -1,5 +1,6 @@
 """Cold accounts: a user whom Redis does not know is read from the ledger, once, whoever asks.
 
+The user's open holds come along.
 An absent account is never "zero". Callers that meet one at the same time share one read. A user whom
 the ledger does not know either is remembered for a moment, so that asking again and again costs the
 database one look; a user created meanwhile is in Redis at once and never comes here.
@@ -19,6 +20,7 @@ from credits_fast.errors import (
     ScriptFailedError,
     UserNotFoundError,
 )
+from credits_fast.hold_wire import packed_holds
 from credits_fast.wire import closed, to_ms
 
 if TYPE_CHECKING:
@@ -103,7 +105,12 @@ class Accounts:
             if row is None:
                 self._note_unknown(user)
                 raise UserNotFoundError(user.decode())
-            keys = (partition.gate, partition.meta, partition.account(user))
+            keys = (
+                partition.gate,
+                partition.meta,
+                partition.account(user),
+                partition.holds(user),
+            )
             (reply,) = await lane.run_script("load", keys, (generation, *_arguments(row)))
             status, *fields = reply.split(b"\0")
             error = closed(status, fields, partition.number)
@@ -141,4 +148,5 @@ def _arguments(row: AccountRow) -> tuple[bytes, ...]:
         b"%d" % row.sequence,
         (row.tier or "").encode(),
         b"" if row.expires_at is None else b"%d" % to_ms(row.expires_at),
+        packed_holds(row.holds),
     )

@@ -1,7 +1,8 @@
 """Do the sums agree? The ledger with itself, and Redis with the ledger, exactly.
 
 What was granted and refunded, less what was charged, plus what changes of tier did, is what the users
-have, user by user. Sums are taken in whole micro-credits, on every database.
+have, user by user; what a user has reserved is what the open holds keep. Sums are taken in whole
+micro-credits, on every database.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from sqlalchemy import ColumnElement, and_, func, select
 from credits_fast.amounts import to_credits
 from credits_fast.database import reading, snapshot
 from credits_fast.held import held_accounts
-from credits_fast.sync.tables import audit_logs, micros_of, transactions, users
+from credits_fast.hold_wire import OpenHold
+from credits_fast.resp import pack
+from credits_fast.sync.tables import audit_logs, holds, micros_of, transactions, users
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from credits_fast.keys import Partitions
+    from credits_fast.held import Held
+    from credits_fast.keys import PartitionKeys, Partitions
     from credits_fast.routing import Router
 
 __all__ = ["BalanceSheet", "RedisComparison", "balance_sheet", "compare_redis"]
@@ -46,9 +50,10 @@ class BalanceSheet:
         transactions: How many transactions there are.
         audit_entries: How many rows the audit log has.
         differing: Users whose balance is not what their transactions make it, whose sequence has a
-            gap, or one of whose transactions does not begin where the one before it ended, each with
-            what is wrong.
+            gap, one of whose transactions does not begin where the one before it ended, or who have not
+            reserved what their holds keep, each with what is wrong.
         drift: The sum of the absolute differences.
+        reserved: What open holds keep of the balances.
     """
 
     opening: Decimal
@@ -62,6 +67,7 @@ class BalanceSheet:
     audit_entries: int
     differing: dict[str, str] = field(default_factory=dict[str, str])
     drift: Decimal = Decimal(0)
+    reserved: Decimal = Decimal(0)
 
     @property
     def conserves(self) -> bool:
@@ -77,7 +83,7 @@ class RedisComparison:
     Attributes:
         users: Users of the ledger.
         compared: How many of them Redis knows; the others are cold and are loaded from the ledger.
-        differing: Users with another balance or sequence, each with what is wrong.
+        differing: Users with another balance, other holds or another sequence, each with what is wrong.
         drift: The sum of the absolute differences of balances, in credits.
     """
 
@@ -107,6 +113,7 @@ async def balance_sheet(database: AsyncEngine) -> BalanceSheet:
         charged=to_credits(-kinds.get("charge", (0, 0))[0]),
         tier_changes=to_credits(kinds.get("tier", (0, 0))[0]),
         balances=to_credits(sum(row.balance for row in rows)),
+        reserved=to_credits(sum(int(row.kept or 0) for row in rows)),
         users=len(rows),
         transactions=sum(number for _, number in kinds.values()),
         audit_entries=int(audit or 0),
@@ -130,25 +137,80 @@ async def compare_redis(
         DatabaseUnavailableError: The database cannot be reached.
         RedisUnavailableError: Redis cannot be reached.
     """
-    query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
-    async with reading(database) as connection:
-        recorded = (await connection.execute(query)).all()
+    recorded, kept = await _recorded(database)
     compared = drift = 0
     differing: dict[str, str] = {}
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
         rows = recorded[start : start + _LOOKS_AT_ONCE]
-        accounts = await held_accounts(router, partitions, [row[0] for row in rows])
-        for (user, balance, sequence), held in zip(rows, accounts, strict=True):
+        accounts = await held_accounts(router, partitions, [row.id for row in rows])
+        with_holds: list[str] = []
+        for row, held in zip(rows, accounts, strict=True):
             if held is None:
                 continue
             compared += 1
-            drift += abs(held.balance - balance)
-            if held.problem or (held.balance, held.sequence) != (balance, sequence):
-                differing[user] = held.problem or (
-                    f"Redis has {to_credits(held.balance)} at sequence {held.sequence}, "
-                    f"the ledger {to_credits(balance)} at {sequence}"
+            drift += abs(held.balance - row.balance)
+            if held.reserved or row.id in kept:
+                with_holds.append(row.id)
+            problem = held.problem or _difference(held, row)
+            if problem:
+                differing[row.id] = problem
+        for user, found in (await _open_holds(router, partitions, with_holds)).items():
+            if found != kept.get(user, {}):
+                differing.setdefault(
+                    user, f"Redis has the holds {found}, the ledger {kept.get(user)}"
                 )
     return RedisComparison(len(recorded), compared, differing, to_credits(drift))
+
+
+async def _recorded(
+    database: AsyncEngine,
+) -> tuple[Sequence[Any], dict[str, dict[str, int]]]:
+    """Users, and what each of their open holds keeps."""
+    query = select(
+        users.c.id,
+        micros_of(users.c.credits).label("balance"),
+        micros_of(users.c.reserved).label("reserved"),
+        users.c.sequence,
+    )
+    opened = select(holds.c.user_id, holds.c.id, micros_of(holds.c.reserved)).where(
+        holds.c.state == "reserved"
+    )
+    kept: dict[str, dict[str, int]] = {}
+    async with reading(database) as connection:
+        rows = (await connection.execute(query)).all()
+        for user, hold, amount in await connection.execute(opened):
+            kept.setdefault(user, {})[hold] = int(amount)
+    return rows, kept
+
+
+async def _open_holds(
+    router: Router, partitions: Partitions, names: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """What each open hold of these users keeps, as Redis has it."""
+    looks: list[tuple[PartitionKeys, bytes]] = []
+    for name in names:
+        user = name.encode()
+        partition = partitions.of(user)
+        looks.append((partition, pack((b"HGETALL", partition.holds(user)))))
+    replies = await router.replies(looks)
+    return {
+        name: {
+            one.hold_id: one.reserved
+            for one in (OpenHold.parse(*pair) for pair in zip(reply[::2], reply[1::2], strict=True))
+        }
+        for name, reply in zip(names, replies, strict=True)
+    }
+
+
+def _difference(account: Held, row: Any) -> str:
+    there = (account.balance, account.reserved, account.sequence)
+    if there == (row.balance, row.reserved, row.sequence):
+        return ""
+    return (
+        f"Redis has {to_credits(account.balance)} at sequence {account.sequence} with "
+        f"{to_credits(account.reserved)} reserved, the ledger {to_credits(row.balance)} at "
+        f"{row.sequence} with {to_credits(row.reserved)}"
+    )
 
 
 _SUMS: Final = (
@@ -162,10 +224,18 @@ _SUMS: Final = (
     .group_by(transactions.c.user_id)
     .subquery()
 )
+_KEPT: Final = (
+    select(holds.c.user_id, func.sum(micros_of(holds.c.reserved)).label("kept"))
+    .where(holds.c.state == "reserved")
+    .group_by(holds.c.user_id)
+    .subquery()
+)
 _USERS: Final = (
     select(
         users.c.id,
         micros_of(users.c.credits).label("balance"),
+        micros_of(users.c.reserved).label("reserved"),
+        _KEPT.c.kept,
         users.c.sequence,
         _SUMS.c.total,
         _SUMS.c.number,
@@ -175,6 +245,7 @@ _USERS: Final = (
     )
     .select_from(users)
     .outerjoin(_SUMS, _SUMS.c.user_id == users.c.id)
+    .outerjoin(_KEPT, _KEPT.c.user_id == users.c.id)
     .outerjoin(
         transactions,
         and_(
@@ -210,6 +281,9 @@ def _drift(row: Any) -> int:
 
 
 def _problem(row: Any) -> str:
+    if int(row.reserved) != int(row.kept or 0):
+        kept = to_credits(int(row.kept or 0))
+        return f"{to_credits(row.reserved)} are reserved, and the open holds keep {kept}"
     if row.number is None:
         return "" if row.sequence == 0 else f"sequence {row.sequence} without a transaction"
     if _drift(row):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from credits_fast.entries import NOTHING_YET, TransactionItem, decode
+from credits_fast.entries import TransactionItem
 from credits_fast.errors import DatabaseUnavailableError
+from credits_fast.unrecorded import journal_after
 
 if TYPE_CHECKING:
     from credits_fast.entries import Entry
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
     from credits_fast.records import Records
     from credits_fast.wire import Operation
 
-__all__ = ["KnownCharge", "journal_after", "known_charge"]
+__all__ = ["KnownCharge", "known_charge"]
 
-_PAGE: Final = 1_000
 _SNAPSHOTS_MAX: Final = 5
 
 
@@ -46,7 +46,7 @@ async def known_charge(
     """
     for _ in range(_SNAPSHOTS_MAX):
         row = await records.charge(operation.user_id, transaction_id, operation.partition.number)
-        entries = await journal_after(lane, operation, row.last_id)
+        entries = await journal_after(lane, operation.partition, row.last_id)
         if entries is None:
             continue  # recorded and trimmed meanwhile: a new snapshot has it
         charged, refunded = row.charged, row.refunded
@@ -57,29 +57,6 @@ async def known_charge(
                 refunded += item.delta
         return None if charged is None else KnownCharge(charged, refunded)
     raise DatabaseUnavailableError("the ledger moves on faster than a charge can be looked up")
-
-
-async def journal_after(lane: Lane, operation: Operation, last_id: str) -> list[Entry] | None:
-    """The journal of an operation's partition after an entry, None where that entry is gone."""
-    entries: list[Entry] = []
-    start = last_id.encode()
-    while True:
-        page = await lane.execute(
-            b"XRANGE",
-            operation.partition.journal,
-            start,
-            b"+",
-            b"COUNT",
-            b"%d" % _PAGE,
-        )
-        if not entries and last_id != NOTHING_YET:
-            if not page or page[0][0] != start:
-                return None
-            page = page[1:]
-        entries += (decode(entry_id, fields) for entry_id, fields in page)
-        if len(page) < _PAGE - 1:
-            return entries
-        start = b"(" + page[-1][0]
 
 
 def _items_about(entries: list[Entry], user_id: str, transaction_id: str) -> list[TransactionItem]:

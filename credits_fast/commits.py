@@ -1,4 +1,4 @@
-"""Callers that wait until the ledger has their transaction: one watcher for all of them.
+"""Callers that wait until the ledger has their transaction or hold: one watcher for all of them.
 
 The watcher asks for the positions of all partitions, at a bounded rate and only while somebody waits.
 Where a position has moved, it looks for the transactions that are awaited there, all in one query: once

@@ -41,6 +41,7 @@ __all__ = [
     "BackPressureConfig",
     "ConfigurationWarning",
     "CreditsConfig",
+    "HoldsConfig",
     "IdempotencyConfig",
     "MembershipConfig",
     "Price",
@@ -312,6 +313,26 @@ class BackPressureConfig(_Section):
     poll_ms: Annotated[_Count, Field(ge=10, le=60_000)] = 500
 
 
+class HoldsConfig(_Section):
+    """How credits are held for charges to come.
+
+    Attributes:
+        ttl: Seconds until a hold that is neither captured nor released ends by itself.
+        above: What becomes of a capture above what is held: `debt` charges all of it, below zero where
+            it must; `cap` charges what is held; `refuse` nothing.
+        open_max: How many holds a user may have open at once.
+    """
+
+    ttl: Annotated[_Number, Field(ge=Decimal("0.001"), le=_TTL_SECONDS_MAX)] = Decimal(600)
+    above: Literal["debt", "cap", "refuse"] = "debt"
+    open_max: Annotated[_Count, Field(ge=1, le=10_000)] = 1_000
+
+    @property
+    def ttl_ms(self) -> int:
+        """The time to live in whole milliseconds."""
+        return int(self.ttl * 1_000)
+
+
 class SyncConfig(_Section):
     """How the worker carries the journal into the ledger.
 
@@ -323,6 +344,7 @@ class SyncConfig(_Section):
             a backup that is not older can be brought forward again.
         retain_max: Synced entries kept per partition at most.
         cleanup_ms: Milliseconds between two sweeps of expired idempotency records.
+        expire_ms: Milliseconds between two looks for holds whose time is over.
     """
 
     batch_max: Annotated[_Count, Field(ge=1, le=100_000)] = 2_000
@@ -331,6 +353,7 @@ class SyncConfig(_Section):
     retain_ms: Annotated[_Count, Field(ge=0)] = 600_000
     retain_max: Annotated[_Count, Field(ge=1)] = 10_000
     cleanup_ms: Annotated[_Count, Field(ge=100)] = 60_000
+    expire_ms: Annotated[_Count, Field(ge=0)] = 1_000
 
 
 class CreditsConfig(_Section):
@@ -345,6 +368,7 @@ class CreditsConfig(_Section):
         refunds: What a refund may give back.
         acknowledge: How far a decision has to have come before its caller is answered.
         back_pressure: When charges and grants are refused, so that memory lasts.
+        holds: How credits are held for charges to come.
         sync: How the worker carries the journal into the ledger.
         namespace: Separates several sets of users on one Redis; part of every key.
         partitions: Into how many logical partitions the users fall; fixed once written.
@@ -366,6 +390,7 @@ class CreditsConfig(_Section):
     refunds: RefundConfig = RefundConfig()
     acknowledge: AcknowledgeConfig = AcknowledgeConfig()
     back_pressure: BackPressureConfig = BackPressureConfig()
+    holds: HoldsConfig = HoldsConfig()
     sync: SyncConfig = SyncConfig()
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")] = "credits"
     partitions: Annotated[_Count, Field(ge=1, le=1_024)] = 16
@@ -503,6 +528,7 @@ def _unknown_names(config: CreditsConfig) -> list[str]:
         "refunds.": config.refunds,
         "acknowledge.": config.acknowledge,
         "back_pressure.": config.back_pressure,
+        "holds.": config.holds,
         "sync.": config.sync,
     }
     return [

@@ -1,9 +1,10 @@
-"""A call on its way: repeated while the world fails, past closed partitions and cold accounts."""
+"""A call on its way: repeated while the world fails, past all that is closed, cold or overdue."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from credits_fast import logs, wire
 from credits_fast.errors import (
@@ -12,6 +13,7 @@ from credits_fast.errors import (
     RedisUnavailableError,
     UserNotFoundError,
 )
+from credits_fast.expiry import expire_holds
 from credits_fast.resp import pack
 from credits_fast.retry import repeat
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from credits_fast.config import RetryConfig
     from credits_fast.dispatch import Dispatcher
     from credits_fast.keys import PartitionKeys
+    from credits_fast.pending import Pending
     from credits_fast.wire import Call, HeldAccount, Operation
 
 __all__ = ["Courier"]
@@ -34,6 +37,8 @@ _log = logging.getLogger(__name__)
 _DONE: Final = (b"ok\0", b"replayed\0")
 _CLOSED: Final = (b"fenced", b"unopened")
 _COLD_MAX: Final = 3
+_OVERDUE_MAX: Final = 24
+"""How often a call has holds looked through that may have expired: once for every `EXPIRED_MAX`."""
 
 
 class Courier:
@@ -53,12 +58,7 @@ class Courier:
 
     async def deliver(
         self,
-        verb: str,
-        operation: Operation,
-        call: Call,
-        *,
-        subject: str = "",
-        extra: bytes = b"",
+        pending: Pending[Any],
         via: Dispatcher | None = None,
         receipt: Receipt | None = None,
     ) -> bytes:
@@ -67,11 +67,7 @@ class Courier:
         A user nobody knows is refused here, for only here it is known.
 
         Args:
-            verb: The operation's name, for log and audit.
-            operation: What the call carries out.
-            call: The operation as it travels.
-            subject: What a refusal's audit says of the request.
-            extra: The verb's own part of the tail.
+            pending: What is to be carried out.
             via: The dispatcher of the level that is asked for, None for the one of all calls.
             receipt: What that dispatcher fills in.
 
@@ -80,7 +76,7 @@ class Courier:
             UnavailableError: The attempts ended without an answer.
             MisconfiguredError: The set-up is wrong.
         """
-        dispatcher = via or self._dispatcher
+        dispatcher, call = via or self._dispatcher, pending.call
         answer = dispatcher.submit(call, receipt)
         try:
             reply = await answer
@@ -91,11 +87,14 @@ class Courier:
                 return reply
         try:
             return await self._carry_on(
-                call, operation.user, answer, lambda: dispatcher.submit(call, receipt)
+                call, pending.operation.user, answer, lambda: dispatcher.submit(call, receipt)
             )
         except UserNotFoundError as error:
+            operation, verb = pending.operation, pending.verb
             logs.refused(verb, operation, error.code)
-            await self.note_refusal(operation, verb, "user_not_found", subject=subject, extra=extra)
+            await self.note_refusal(
+                operation, verb, "user_not_found", subject=pending.subject, extra=pending.extra
+            )
             raise
 
     async def account(self, partition: PartitionKeys, user: bytes) -> tuple[HeldAccount, int]:
@@ -156,12 +155,18 @@ class Courier:
         def attempt() -> Coroutine[None, None, bytes]:
             return self._attempt(call, answers.pop() if answers else again(), again)
 
-        for _ in range(_COLD_MAX):
+        times = {wire.COLD: _COLD_MAX, wire.OVERDUE: _OVERDUE_MAX}
+        while True:
             reply = await repeat(attempt, self._retry)
-            if reply != wire.COLD:
+            if reply not in times:
                 return reply
-            await repeat(lambda: self._load(call.partition, user), self._retry)
-        raise RedisUnavailableError(f"user {user.decode()!r} does not stay in Redis")
+            times[reply] -= 1
+            if times[reply] < 0:
+                raise RedisUnavailableError(
+                    f"user {user.decode()!r} is {reply.decode()} in Redis again and again"
+                )
+            prepare = self._load if reply == wire.COLD else self._expire
+            await repeat(partial(prepare, call.partition, user), self._retry)
 
     async def _attempt(
         self,
@@ -185,6 +190,15 @@ class Courier:
         except PartitionFencedError:
             await self._admission.open(partition)
             await self._accounts.load(partition, user)
+
+    async def _expire(self, partition: PartitionKeys, user: bytes) -> None:
+        """Have holds of the user finished whose time is over."""
+        router, now_us = self._dispatcher.router, self._dispatcher.now_us()
+        try:
+            await expire_holds(router, partition, (user,), now_us)
+        except PartitionFencedError:
+            await self._admission.open(partition)
+            await expire_holds(router, partition, (user,), now_us)
 
     async def _look(self, partition: PartitionKeys, user: bytes) -> tuple[HeldAccount, int] | None:
         look = pack((b"MGET", partition.account(user), partition.gate))

@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from credits_fast import arguments, logs, membership, tier_changes, wire
 from credits_fast.accounts import Accounts
-from credits_fast.acknowledgement import Receipt
 from credits_fast.amounts import to_credits, to_micros
-from credits_fast.charges import known_charge
+from credits_fast.carrying import Carrier
 from credits_fast.config import CreditsConfig, load_config
 from credits_fast.courier import Courier
 from credits_fast.dispatch import Dispatcher
@@ -27,14 +26,13 @@ from credits_fast.errors import (
     DatabaseUnavailableError,
     InvalidArgumentError,
     MembershipRequiredError,
-    OutcomeUnknownError,
     Problem,
-    RefusedError,
-    TransactionNotFoundError,
     UndefinedActionError,
     UndefinedTierError,
     UserNotFoundError,
 )
+from credits_fast.hold import Hold
+from credits_fast.holding import Holding
 from credits_fast.keys import Partitions
 from credits_fast.levels import Levels
 from credits_fast.operations import GRACE_MS, Operations, canonical
@@ -46,7 +44,9 @@ from credits_fast.retry import repeat
 from credits_fast.routing import router_to
 from credits_fast.types import (
     UNCHANGED,
+    AboveHold,
     AuditEntry,
+    CaptureResult,
     Charge,
     ChargeResult,
     GrantResult,
@@ -54,6 +54,8 @@ from credits_fast.types import (
     Level,
     Metadata,
     RefundResult,
+    ReleaseResult,
+    ReserveResult,
     Resolution,
     TierChangeResult,
     Unchanged,
@@ -73,8 +75,7 @@ if TYPE_CHECKING:
     from credits_fast.endpoints import AnyEndpoint
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane
-    from credits_fast.pricing import Quote
-    from credits_fast.wire import Operation, TierChange
+    from credits_fast.wire import TierChange
 
 __all__ = ["Configuration", "CreditsEngine"]
 
@@ -85,11 +86,7 @@ PAGE_DEFAULT: Final = 50
 """Rows of a page of history, where the caller names no limit."""
 
 _TEST_CLOCK_GRACE_MS: Final = 86_400_000
-_REFUNDED_TTL_MS: Final = 86_400_000
-"""How long Redis keeps what was refunded of a charge; after that the ledger is asked again."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-_Result = TypeVar("_Result", ChargeResult, GrantResult, RefundResult, TierChangeResult)
 
 
 class CreditsEngine:
@@ -168,6 +165,22 @@ class CreditsEngine:
         )
         self._courier = Courier(
             self._dispatcher, self._admission, self._accounts, self.config.retry
+        )
+        self._carrier = Carrier(
+            self.config,
+            courier=self._courier,
+            levels=self._levels,
+            commits=self._commits,
+            records=self._records,
+            router=self.router,
+        )
+        self._holding = Holding(
+            self.config,
+            operations=self._operations,
+            prices=self._prices,
+            courier=self._courier,
+            carrier=self._carrier,
+            router=self.router,
         )
 
     @classmethod
@@ -409,10 +422,10 @@ class CreditsEngine:
         operation = self._operations.new(
             "charge", user_id, action, idempotency_key, metadata, *parameters
         )
-        quote = self._quote(action, amount, variables)
+        quote = self._prices.quote_for(action, amount, variables)
         call = wire.charge_call(operation, quote)
         pending = Pending("charge", operation, call, wire.charged, (quote,))
-        return await self._carry_out(pending, acknowledge)
+        return await self._carrier.carry_out(pending, acknowledge)
 
     async def charge_many(self, charges: Sequence[Charge]) -> list[ChargeResult | CreditsError]:
         """The outcome of each charge, in their order: a result, or the error `charge` would raise.
@@ -483,7 +496,7 @@ class CreditsEngine:
         call = wire.refund_call(operation, micros, related, bounded=bounded)
         facts = (micros, related)
         pending = Pending("refund", operation, call, wire.refunded, facts, str(micros), related)
-        return await self._carry_out(pending, acknowledge)
+        return await self._carrier.carry_out(pending, acknowledge)
 
     async def grant(
         self,
@@ -519,7 +532,7 @@ class CreditsEngine:
         )
         call = wire.grant_call(operation, micros)
         pending = Pending("grant", operation, call, wire.granted, (micros,), str(micros))
-        return await self._carry_out(pending, acknowledge)
+        return await self._carrier.carry_out(pending, acknowledge)
 
     async def resolve(self, error: BaseException, *, repeat_it: bool = True) -> Resolution:
         """What became of an operation whose outcome was unknown; it is never charged for twice.
@@ -546,21 +559,206 @@ class CreditsEngine:
             ... except OutcomeUnknownError as error:
             ...     resolution = await credits.resolve(error)
         """
-        from credits_fast.outcomes import effect_of, may_be_repeated, pending_of  # noqa: PLC0415
+        return await self._carrier.resolve(error, repeat_it=repeat_it)
 
-        pending = pending_of(error)
-        operation = pending.operation
-        effect = await repeat(
-            lambda: self.router.follow(
-                operation.partition, lambda lane: effect_of(self._records, lane, operation)
-            ),
-            self.config.retry,
+    # --- holds --------------------------------------------------------------------------------
+
+    def hold(
+        self,
+        user_id: str,
+        action: str,
+        *,
+        estimate: Variables | None = None,
+        amount: Amount | None = None,
+        ttl_ms: int | None = None,
+        above: AboveHold | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
+    ) -> Hold:
+        """Credits held during a block: charged at its end, given back where it raises.
+
+        Entering it reserves, as `reserve` does. At the end what `Hold.used` has said is charged, else
+        what was reserved. An exception, a cancellation included, releases the hold and goes on. Neither
+        can be interrupted half-way. Where the program dies, the hold expires.
+
+        Args:
+            user_id: The user.
+            action: The action, whose price the configuration knows.
+            estimate: Values for the variables of a price formula, as far as they are known before.
+            amount: The credits to reserve, instead of the configured price; 0 or more.
+            ttl_ms: Milliseconds until the hold expires, None for the configured time.
+            above: What becomes of a price above what is held, None for the configured policy.
+            idempotency_key: A repeated block has the first one's hold. While that is open both share it
+                and charge once; the one that made it gives it back. Once it is finished, entering
+                raises `HoldFinishedError`, and the block is not run.
+            metadata: Kept with the hold, the transaction and the audit entries.
+            acknowledge: How far reservation and charge have to have come; None for the configured level.
+
+        Raises:
+            HoldFinishedError: On entering, the key's hold is finished; at the end, it was finished by
+                somebody else.
+            HoldExpiredError: The same, because its time was over; nothing was charged.
+            CaptureExceedsHoldError: The price is above what is held, and such are refused; the hold
+                stays open.
+
+        Entering and leaving also raise what `reserve` and `capture` do.
+
+        Example:
+            >>> async with credits.hold("ada", "chat", estimate={"tokens": 4_000}) as hold:
+            ...     answer = await model(prompt)
+            ...     hold.used(variables={"tokens": answer.tokens})
+            >>> print(hold.captured.cost)
+        """
+        return Hold(
+            self._holding,
+            user_id,
+            action,
+            amount=amount,
+            estimate=estimate,
+            ttl_ms=ttl_ms,
+            above=above,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            acknowledge=acknowledge,
         )
-        in_time = may_be_repeated(operation, self.config.retry.deadline_ms)
-        if in_time and (effect.is_remembered or (repeat_it and effect.transaction_id is None)):
-            result = await self._carry_out(pending, None)
-            return Resolution(operation.operation_id, result.transaction_id, result)
-        return Resolution(operation.operation_id, effect.transaction_id, None)
+
+    async def reserve(
+        self,
+        user_id: str,
+        action: str,
+        *,
+        amount: Amount | None = None,
+        variables: Variables | None = None,
+        ttl_ms: int | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
+    ) -> ReserveResult:
+        """Hold the price of an action, if the user may act and the available credits cover it.
+
+        Args:
+            user_id: The user.
+            action: The action, whose price the configuration knows.
+            amount: The credits to hold, instead of the configured price; 0 or more.
+            variables: Values for the variables of a price formula: finite numbers.
+            ttl_ms: Milliseconds until the hold expires, None for the configured time.
+            idempotency_key: Repeating the call with it gives the first result, be the hold open or not.
+            metadata: Kept with the hold and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            MembershipRequiredError: The action needs a tier the user does not have now.
+            UndefinedActionError: The action has no price.
+            MissingVariableError: The price formula needs a variable that is not given.
+            FormulaEvaluationError: The price formula has no finite value.
+            InsufficientCreditsError: The available credits do not cover the price.
+            HoldLimitError: The user has as many open holds as one may have.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
+
+        Example:
+            >>> hold = await credits.reserve("ada", "chat", amount=5)
+            >>> await credits.capture("ada", "chat", hold.hold_id, amount=3)
+        """
+        made = await self._holding.reserve(
+            user_id,
+            action,
+            amount=amount,
+            variables=variables,
+            ttl_ms=ttl_ms,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            acknowledge=acknowledge,
+        )
+        return made.result
+
+    async def capture(
+        self,
+        user_id: str,
+        action: str,
+        hold_id: str,
+        *,
+        amount: Amount | None = None,
+        variables: Variables | None = None,
+        final: bool = True,
+        above: AboveHold | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+        acknowledge: Level | None = None,
+    ) -> CaptureResult:
+        """Charge what a hold keeps, a part of it, or more; the price is the one of the hold's tier.
+
+        Args:
+            user_id: The user.
+            action: The action, whose price the configuration knows.
+            hold_id: The hold.
+            amount: The price in credits; 0 or more. Without it and variables, what the hold still keeps.
+            variables: Values for the variables of a price formula: finite numbers.
+            final: Whether the hold is finished and the rest of it released; else it stays open, with
+                what is left.
+            above: What becomes of a price above what is held: `debt` charges all of it, below zero
+                where it must; `cap` charges what is held; `refuse` nothing. None for the configured one.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the transaction and the audit entry.
+            acknowledge: How far it has to have come; None for the configured level.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            HoldNotFoundError: The user has no such hold.
+            HoldFinishedError: It was captured or released before.
+            HoldExpiredError: Its time was over; nothing was charged.
+            CaptureExceedsHoldError: The price is above what is held, and such are refused.
+            MembershipRequiredError: The configuration has changed, and the tier may not act any more.
+            UndefinedActionError: The action has no price.
+            MissingVariableError: The price formula needs a variable that is not given.
+            FormulaEvaluationError: The price formula has no finite value.
+            BalanceLimitError: The debt would pass the largest one.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
+        """
+        return await self._holding.capture(
+            user_id,
+            action,
+            hold_id,
+            amount=amount,
+            variables=variables,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            final=final,
+            above=above,
+            acknowledge=acknowledge,
+        )
+
+    async def release(
+        self,
+        user_id: str,
+        hold_id: str,
+        *,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> ReleaseResult:
+        """Give a hold up: what it still keeps is available again.
+
+        Args:
+            user_id: The user.
+            hold_id: The hold.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            HoldNotFoundError: The user has no such hold.
+            HoldFinishedError: It was captured or released before.
+            HoldExpiredError: Its time was over: its credits are available anyway.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
+        """
+        return await self._holding.release(user_id, hold_id, idempotency_key, metadata)
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -803,13 +1001,6 @@ class CreditsEngine:
 
     # --- shared -------------------------------------------------------------------------------
 
-    def _quote(self, action: str, amount: Amount | None, variables: Variables | None) -> Quote:
-        if amount is None:
-            return self._prices.quote(action, variables)
-        if variables:
-            raise InvalidArgumentError("variables", "have no effect on an explicit amount")
-        return self._prices.quote_amount(action, to_micros(amount))
-
     async def _change_tier(
         self,
         user_id: str,
@@ -832,81 +1023,7 @@ class CreditsEngine:
         )
         call = wire.tier_call(operation, change)
         pending = Pending(verb, operation, call, wire.tier_changed, (change,), target, change.extra)
-        return await self._carry_out(pending, acknowledge)
-
-    async def _carry_out(self, pending: Pending[_Result], acknowledge: Level | None) -> _Result:
-        """The result of an operation; where nobody can tell, the error leads back to it."""
-        try:
-            return await self._acknowledged(pending, acknowledge)
-        except OutcomeUnknownError as error:
-            error.pending = pending
-            raise
-        except asyncio.CancelledError as cancelled:
-            operation_id = pending.operation.operation_id
-            why = "its caller was cancelled"
-            raise cancelled from OutcomeUnknownError(operation_id, why, pending)
-
-    async def _acknowledged(self, pending: Pending[_Result], acknowledge: Level | None) -> _Result:
-        """The result of an operation, which has come as far as is asked, or says how far."""
-        level = self._levels.asked(acknowledge)
-        if level == "memory":
-            return _read(pending, await self._deliver(pending))
-        receipt = Receipt()
-        via = await repeat(lambda: self._levels.way(level), self.config.retry)
-        result = _read(pending, await self._deliver(pending, via, receipt))
-        reached = receipt.level
-        if level == "committed" and await self._commits.wait(
-            pending.operation.partition.number,
-            result.transaction_id,
-            self.config.acknowledge.timeout_ms,
-        ):
-            reached = level
-        return result._replace(acknowledged=reached)
-
-    async def _deliver(
-        self,
-        pending: Pending[_Result],
-        via: Dispatcher | None = None,
-        receipt: Receipt | None = None,
-    ) -> bytes:
-        """The reply to an operation; a charge that Redis does not know is loaded for its refund."""
-        for is_loaded in (False, True):
-            reply = await self._courier.deliver(
-                pending.verb,
-                pending.operation,
-                pending.call,
-                subject=pending.subject,
-                extra=pending.extra,
-                via=via,
-                receipt=receipt,
-            )
-            if reply != wire.COLD_CHARGE or is_loaded:
-                return reply
-            await self._load_charge(pending.operation, int(pending.subject), pending.extra)
-        raise AssertionError("unreachable: the second reply is returned")
-
-    async def _load_charge(self, operation: Operation, micros: int, related: bytes) -> None:
-        """Bring what is known of a charge into Redis, so that its refunds can be bounded there."""
-        partition = operation.partition
-        charge = await repeat(
-            lambda: self.router.follow(
-                partition,
-                lambda lane: known_charge(self._records, lane, operation, related.decode()),
-            ),
-            self.config.retry,
-        )
-        if charge is None:
-            await self._courier.note_refusal(
-                operation,
-                "refund",
-                "transaction_not_found",
-                subject=str(micros),
-                extra=related,
-            )
-            raise TransactionNotFoundError(operation.user_id, related.decode())
-        keys = (partition.gate, partition.refunded(related))
-        facts = (b"%d" % charge.charged, b"%d" % charge.refunded, b"%d" % _REFUNDED_TTL_MS)
-        await self.router.run_script(partition, "load_charge", keys, facts)
+        return await self._carrier.carry_out(pending, acknowledge)
 
     async def _account(self, user_id: str) -> wire.HeldAccount:
         user = arguments.user_identifier(user_id)
@@ -915,29 +1032,6 @@ class CreditsEngine:
 
     def _now(self) -> datetime:
         return datetime.now(UTC) if self._clock is None else self._clock()
-
-
-def _read(pending: Pending[_Result], reply: bytes) -> _Result:
-    """The result a reply holds, logged; a refusal is logged and raised."""
-    verb, operation = pending.verb, pending.operation
-    try:
-        result = pending.result(reply)
-    except RefusedError as error:
-        logs.refused(verb, operation, error.code)
-        raise
-    logs.decided(verb, operation, _delta(result), replayed=result.replayed)
-    return result
-
-
-def _delta(result: ChargeResult | GrantResult | RefundResult | TierChangeResult) -> Decimal:
-    """By how much the balance changed, signed."""
-    match result:
-        case ChargeResult():
-            return -result.cost
-        case TierChangeResult():
-            return result.credits_delta
-        case _:
-            return result.amount
 
 
 def _configuration(config: Configuration | None) -> CreditsConfig:

@@ -17,19 +17,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from credits_fast.errors import IncompatibleFormatError
 from credits_fast.keys import FORMAT
 from credits_fast.refusals import Refusal
 
 if TYPE_CHECKING:
-    from credits_fast.types import Kind
+    from credits_fast.types import HoldState, Kind
 
 __all__ = [
     "NOTHING_YET",
     "Entry",
     "EntryId",
+    "HoldFacts",
+    "HoldItem",
+    "HoldVerb",
     "Item",
     "MalformedEntryError",
     "RefusedItem",
@@ -48,9 +51,32 @@ _KINDS: Final[dict[bytes, Kind]] = {
     b"grant": "grant",
     b"refund": "refund",
     b"tier": "tier",
+    b"capture": "charge",
 }
+_HOLD_VERBS: Final[dict[bytes, HoldVerb]] = {
+    b"reserve": "reserve",
+    b"release": "release",
+    b"expire": "expire",
+}
+_HOLD_STATES: Final[dict[str, HoldState]] = {
+    "reserved": "reserved",
+    "captured": "captured",
+    "released": "released",
+    "expired": "expired",
+}
+_HOLD_FIELDS: Final = 8
 _REFUSED: Final = b"refused"
-_FIELDS: Final = {b"charge": 14, b"grant": 12, b"refund": 12, b"tier": 17, _REFUSED: 11}
+_FIELDS: Final = {
+    b"charge": 14,
+    b"grant": 12,
+    b"refund": 12,
+    b"tier": 17,
+    b"capture": 23,
+    b"reserve": 21,
+    b"release": 18,
+    b"expire": 18,
+    _REFUSED: 11,
+}
 """Fields behind the kind: those of the transaction, of the kind, and of the tail."""
 
 
@@ -113,6 +139,33 @@ class TierFacts:
 
 
 @dataclass(slots=True)
+class HoldFacts:
+    """What became of a hold; amounts in micro-credits.
+
+    Attributes:
+        hold_id: The hold.
+        state: What it is afterwards.
+        amount: What was reserved in all.
+        reserved: What it still keeps.
+        captured: What was charged of it so far.
+        expires_ms: When it ends.
+        change: By how much what it keeps has changed, signed.
+        total: What all holds of the user keep afterwards.
+        price: What a capture should have cost; 0 for every other kind.
+    """
+
+    hold_id: str
+    state: HoldState
+    amount: int
+    reserved: int
+    captured: int
+    expires_ms: int
+    change: int
+    total: int
+    price: int = 0
+
+
+@dataclass(slots=True)
 class TransactionItem:
     """A change of a balance: a row of the ledger and its success in the audit log.
 
@@ -134,6 +187,7 @@ class TransactionItem:
         raw_cost: A formula's value before clamping and rounding, "" for a fixed price.
         formula: The formula's text, "" for a fixed price.
         tier: What a change of tier did, None for every other kind.
+        hold: What a capture did to its hold, None for every other charge and kind.
     """
 
     index: int
@@ -153,6 +207,52 @@ class TransactionItem:
     raw_cost: str = ""
     formula: str = ""
     tier: TierFacts | None = None
+    hold: HoldFacts | None = None
+
+
+HoldVerb: TypeAlias = Literal["reserve", "release", "expire"]
+"""What is done to a hold without changing the balance."""
+
+
+@dataclass(slots=True)
+class HoldItem:
+    """A hold that was made or given up: no change of the balance, and so without a sequence.
+
+    Attributes:
+        index: Its place in the entry, from 0.
+        verb: What was done.
+        operation_id: The operation's id; the hold's own where it was made or has expired.
+        balance: The balance, which stays as it is; micro-credits.
+        fingerprint: What a repeated key must match.
+        ttl_ms: How long the key is remembered.
+        audited: Whether the audit log gets its success.
+        hold: What became of the hold.
+        user_id: Whose hold it is.
+        action: The caller's action.
+        key: The idempotency key, "" where there was none.
+        extra: JSON of the variables of a reservation's price.
+        metadata: The caller's metadata as it came, b"" where there was none.
+        tier: The tier whose price was reserved, "" for none.
+        raw_cost: A formula's value before clamping and rounding, "" for a fixed price.
+        formula: The formula's text, "" for a fixed price.
+    """
+
+    index: int
+    verb: HoldVerb
+    operation_id: str
+    balance: int
+    fingerprint: str
+    ttl_ms: int
+    audited: bool
+    hold: HoldFacts
+    user_id: str
+    action: str
+    key: str
+    extra: str
+    metadata: bytes
+    tier: str = ""
+    raw_cost: str = ""
+    formula: str = ""
 
 
 @dataclass(slots=True)
@@ -176,7 +276,7 @@ class RefusedItem:
     metadata: bytes
 
 
-Item: TypeAlias = TransactionItem | RefusedItem
+Item: TypeAlias = TransactionItem | HoldItem | RefusedItem
 
 
 @dataclass(slots=True)
@@ -251,17 +351,26 @@ def _items(raw: bytes) -> Iterator[Item]:
         if end > len(fields):
             raise ValueError(f"{len(fields) - at - 1} fields instead of {count}")
         words = b"\0".join(fields[at + 1 : end - 1]).decode().split("\0")
-        yield (
-            _refused(index, words, fields[end - 1])
-            if kind == _REFUSED
-            else _transaction(index, _KINDS[kind], words, fields[end - 1])
-        )
+        yield _item(index, kind, words, fields[end - 1])
         at, index = end, index + 1
 
 
-def _transaction(index: int, kind: Kind, words: list[str], metadata: bytes) -> TransactionItem:
+def _item(index: int, kind: bytes, words: list[str], metadata: bytes) -> Item:
+    if kind in _KINDS:
+        return _transaction(index, kind, words, metadata)
+    if kind == _REFUSED:
+        return _refused(index, words, metadata)
+    return _held(index, _HOLD_VERBS[kind], words, metadata)
+
+
+def _transaction(index: int, name: bytes, words: list[str], metadata: bytes) -> TransactionItem:
     transaction_id, sequence, delta, after, fingerprint, ttl_ms, audited, *head = words
     *head, user, action, key, extra = head
+    kind, hold = _KINDS[name], None
+    if name == b"capture":
+        hold = _hold_facts(head)
+        hold.price = int(head[_HOLD_FIELDS])
+        head = head[_HOLD_FIELDS + 1 :]
     raw_cost, formula = head if kind == "charge" else ("", "")
     return TransactionItem(
         index,
@@ -281,7 +390,37 @@ def _transaction(index: int, kind: Kind, words: list[str], metadata: bytes) -> T
         raw_cost,
         formula,
         _tier_facts(head) if kind == "tier" else None,
+        hold,
     )
+
+
+def _held(index: int, verb: HoldVerb, words: list[str], metadata: bytes) -> HoldItem:
+    operation_id, balance, fingerprint, ttl_ms, audited, *head = words
+    *head, user, action, key, extra = head
+    tier, raw_cost, formula = head[_HOLD_FIELDS:] if verb == "reserve" else ("", "", "")
+    return HoldItem(
+        index,
+        verb,
+        operation_id,
+        int(balance),
+        fingerprint,
+        int(ttl_ms),
+        audited != "0",
+        _hold_facts(head),
+        user,
+        action,
+        key,
+        extra,
+        metadata,
+        tier,
+        raw_cost,
+        formula,
+    )
+
+
+def _hold_facts(head: Sequence[str]) -> HoldFacts:
+    hold_id, state, *numbers = head[:_HOLD_FIELDS]
+    return HoldFacts(hold_id, _HOLD_STATES[state], *map(int, numbers))
 
 
 def _tier_facts(head: Sequence[str]) -> TierFacts:

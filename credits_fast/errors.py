@@ -24,6 +24,11 @@ The tree, kept true by a contract test:
     │   ├── MissingVariableError          MISSING_VARIABLE
     │   ├── FormulaEvaluationError        FORMULA_EVALUATION_ERROR
     │   ├── InsufficientCreditsError      INSUFFICIENT_CREDITS
+    │   ├── HoldNotFoundError             HOLD_NOT_FOUND
+    │   ├── HoldFinishedError             HOLD_FINISHED
+    │   │   └── HoldExpiredError          HOLD_EXPIRED
+    │   ├── CaptureExceedsHoldError       CAPTURE_EXCEEDS_HOLD
+    │   ├── HoldLimitError                HOLD_LIMIT
     │   ├── BalanceLimitError             BALANCE_LIMIT
     │   ├── TransactionNotFoundError      TRANSACTION_NOT_FOUND
     │   ├── RefundExceedsChargeError      REFUND_EXCEEDS_CHARGE
@@ -44,24 +49,29 @@ refusal by the code in lower case.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from credits_fast.exact import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from decimal import Decimal
 
     from credits_fast.pending import Pending
 
 __all__ = [
     "BackPressureError",
     "BalanceLimitError",
+    "CaptureExceedsHoldError",
     "ConfigurationError",
     "CreditsError",
     "DatabaseUnavailableError",
     "EngineClosedError",
     "FormulaEvaluationError",
+    "HoldExpiredError",
+    "HoldFinishedError",
+    "HoldLimitError",
+    "HoldNotFoundError",
     "IdempotencyKeyConflictError",
     "IncompatibleFormatError",
     "InsufficientCreditsError",
@@ -90,6 +100,8 @@ __all__ = [
     "UserAlreadyExistsError",
     "UserNotFoundError",
 ]
+
+_NOTHING: Final = Decimal(0)
 
 
 class CreditsError(Exception):
@@ -400,18 +412,106 @@ class InsufficientCreditsError(RefusedError):
     Attributes:
         required: The cost, in credits.
         available: Balance less what is reserved, in credits.
+        reserved: What holds of other requests keep at this moment, in credits.
     """
 
     code = "INSUFFICIENT_CREDITS"
 
-    def __init__(self, user_id: str, required: Decimal, available: Decimal) -> None:
+    def __init__(
+        self, user_id: str, required: Decimal, available: Decimal, reserved: Decimal = _NOTHING
+    ) -> None:
         self.user_id = user_id
         self.required = required
         self.available = available
+        self.reserved = reserved
+        held = f", {plain(reserved)} more are held by other requests" if reserved else ""
         super().__init__(
             f"user {user_id!r} has {plain(available)} credits available, "
+            f"{plain(required)} are required{held}",
+        )
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the credits are there, and only held by other requests: later it may succeed."""
+        return self.required <= self.available + self.reserved
+
+
+class HoldNotFoundError(RefusedError):
+    """The user has no hold under this id.
+
+    Attributes:
+        hold_id: The id that was given.
+    """
+
+    code = "HOLD_NOT_FOUND"
+
+    def __init__(self, user_id: str, hold_id: str) -> None:
+        self.user_id = user_id
+        self.hold_id = hold_id
+        super().__init__(f"user {user_id!r} has no hold {hold_id!r}")
+
+
+class HoldFinishedError(RefusedError):
+    """The hold was finished before; a hold is finished once.
+
+    Attributes:
+        hold_id: The hold.
+        state: What became of it: `captured`, `released` or `expired`.
+    """
+
+    code = "HOLD_FINISHED"
+
+    def __init__(self, user_id: str, hold_id: str, state: str) -> None:
+        self.user_id = user_id
+        self.hold_id = hold_id
+        self.state = state
+        super().__init__(f"hold {hold_id!r} of user {user_id!r} is {state}")
+
+
+class HoldExpiredError(HoldFinishedError):
+    """The hold's time was over before it was captured or released; its credits are available again."""
+
+    code = "HOLD_EXPIRED"
+
+    def __init__(self, user_id: str, hold_id: str) -> None:
+        super().__init__(user_id, hold_id, "expired")
+
+
+class CaptureExceedsHoldError(RefusedError):
+    """The price is above what the hold keeps, and such a capture is to be refused.
+
+    Attributes:
+        hold_id: The hold; it stays open.
+        required: The price, in credits.
+        reserved: What the hold keeps, in credits.
+    """
+
+    code = "CAPTURE_EXCEEDS_HOLD"
+
+    def __init__(self, user_id: str, hold_id: str, required: Decimal, reserved: Decimal) -> None:
+        self.user_id = user_id
+        self.hold_id = hold_id
+        self.required = required
+        self.reserved = reserved
+        super().__init__(
+            f"hold {hold_id!r} of user {user_id!r} keeps {plain(reserved)} credits, "
             f"{plain(required)} are required",
         )
+
+
+class HoldLimitError(RefusedError):
+    """The user has as many open holds as one may have.
+
+    Attributes:
+        open_max: How many that is.
+    """
+
+    code = "HOLD_LIMIT"
+
+    def __init__(self, user_id: str, open_max: int) -> None:
+        self.user_id = user_id
+        self.open_max = open_max
+        super().__init__(f"user {user_id!r} has {open_max} open holds, more are not allowed")
 
 
 class BalanceLimitError(RefusedError):

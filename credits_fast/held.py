@@ -1,4 +1,4 @@
-"""What Redis holds of users' accounts: balance and sequence, read in one write to each server.
+"""What Redis holds of users' accounts: balance, reserved, sequence; read in one write to each server.
 
 It is for looking only, and says nothing about membership; charges ask the scripts.
 """
@@ -31,11 +31,13 @@ class Held(NamedTuple):
     Attributes:
         balance: Micro-credits.
         sequence: The number of the user's last transaction.
+        reserved: Micro-credits that open holds keep.
         problem: Why it cannot be read, "" where it can; then the numbers are 0.
     """
 
     balance: int
     sequence: int
+    reserved: int = 0
     problem: str = ""
 
 
@@ -78,14 +80,14 @@ def _held(outcome: Reply, epoch: int | None) -> Held | None:
     if isinstance(outcome, CreditsError):
         refusal = outcome.__cause__
         if isinstance(refusal, ResponseError) and str(refusal).startswith(_WRONG_TYPE):
-            return Held(0, 0, _NO_ACCOUNT)
+            return Held(0, 0, problem=_NO_ACCOUNT)
         raise outcome
     if outcome is None:
         return None
     try:
         account = held(outcome)
     except ValueError:
-        return Held(0, 0, _NO_ACCOUNT)
+        return Held(0, 0, problem=_NO_ACCOUNT)
     if epoch is not None and account.epoch != epoch:
         return None
-    return Held(account.balance, account.sequence)
+    return Held(account.balance, account.sequence, account.reserved)

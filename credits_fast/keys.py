@@ -6,6 +6,7 @@
     {<namespace>:<partition>.<salt>}:a:<user>      account   string  one per active user
     {<namespace>:<partition>.<salt>}:i:<digest>    record    string  one per remembered operation
     {<namespace>:<partition>.<salt>}:f:<charge>    refunded  hash    one per charge refunded by its id
+    {<namespace>:<partition>.<salt>}:h:<user>      holds     hash    one per user with open holds
     {<namespace>:<partition>.<salt>}:w             mark      string  for a second, behind a call that waits
 
 What stands between the braces is the hash tag: all keys of a partition share one slot of a cluster,
@@ -98,6 +99,10 @@ class PartitionKeys:
     def refunded(self, transaction_id: bytes) -> bytes:
         """What has been given back of a charge."""
         return b"%b:f:%b" % (self.tag, transaction_id)
+
+    def holds(self, user: bytes) -> bytes:
+        """A user's open holds; they belong to the account, and are loaded with it."""
+        return b"%b:h:%b" % (self.tag, user)
 
 
 class Partitions:

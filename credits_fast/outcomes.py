@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from credits_fast.charges import journal_after
-from credits_fast.entries import TransactionItem
+from credits_fast.entries import HoldItem, TransactionItem
 from credits_fast.errors import DatabaseUnavailableError, InvalidArgumentError, OutcomeUnknownError
+from credits_fast.unrecorded import journal_after
 
 if TYPE_CHECKING:
     from typing import Any
@@ -34,7 +34,7 @@ class Effect(NamedTuple):
     """What an operation has done so far.
 
     Attributes:
-        transaction_id: The transaction it is, or repeats; None where there is none.
+        transaction_id: The transaction or hold it is, or repeats; None where there is none.
         is_remembered: Whether Redis would answer it with its first result.
     """
 
@@ -86,13 +86,14 @@ async def effect_of(records: Records, lane: Lane, operation: Operation) -> Effec
         remembered = await records.remembered(operation.user_id, key) if key else None
         if remembered is not None and remembered.fingerprint.encode() == operation.fingerprint:
             return Effect(remembered.transaction_id, is_remembered=False)
-        entries = await journal_after(lane, operation, last_id)
+        entries = await journal_after(lane, operation.partition, last_id)
         if await records.known({operation.operation_id}):
             return Effect(operation.operation_id, is_remembered=False)
         if entries is None:
             continue  # recorded and trimmed meanwhile: the next look at the ledger finds it
-        items = (item for entry in entries for item in entry.items)
+        items = [item for entry in entries for item in entry.items]
         ids = {item.transaction_id for item in items if isinstance(item, TransactionItem)}
+        ids |= {item.operation_id for item in items if isinstance(item, HoldItem)}
         found = operation.operation_id if operation.operation_id in ids else None
         return Effect(found, is_remembered=False)
     raise DatabaseUnavailableError("the ledger moves on faster than an operation can be looked up")

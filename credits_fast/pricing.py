@@ -35,6 +35,7 @@ from credits_fast.resp import bulks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from credits_fast.amounts import Amount
     from credits_fast.config import CreditsConfig
     from credits_fast.types import Variables
 
@@ -180,6 +181,34 @@ class PriceList:
             return Quote((Option(_EVERYONE_ELSE, cost),))
         options = [Option(tier.encode(), cost) for tier in sorted(known.allowed)]
         return Quote((*options, Option(_EVERYONE_ELSE, MAY_NOT_ACT, known.required.encode())))
+
+    def quote_for(
+        self,
+        action: str,
+        amount: Amount | None,
+        variables: Variables | None,
+        *,
+        of_anyone: bool = False,
+    ) -> Quote:
+        """The price of an action: the amount the caller names, else the configured one.
+
+        Args:
+            action: The action.
+            amount: The price in credits, None for the configured one.
+            variables: Values for the variables of a price formula.
+            of_anyone: Whether a named amount holds whatever tier the action requires.
+
+        Raises:
+            InvalidArgumentError: Both are given, or one cannot be used.
+        """
+        if amount is None:
+            return self.quote(action, variables)
+        if variables:
+            raise InvalidArgumentError("variables", "have no effect on an explicit amount")
+        micros = to_micros(amount)
+        if of_anyone:
+            return Quote((Option(_EVERYONE_ELSE, b"%d" % micros),))
+        return self.quote_amount(action, micros)
 
     def required(self, action: str) -> str | None:
         """The tier an action needs, None where it is open to all.

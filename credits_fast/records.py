@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, func, insert, select
+from sqlalchemy import and_, bindparam, func, insert, select, union_all
 from sqlalchemy.exc import IntegrityError
 
 from credits_fast.amounts import to_credits, to_micros
 from credits_fast.database import reading, writing
 from credits_fast.errors import InvalidArgumentError
+from credits_fast.hold_wire import OpenHold
 from credits_fast.json_text import JsonText, merged
 from credits_fast.sync.tables import (
     audit_logs,
+    holds,
     idempotency_records,
     micros_of,
     sync_partitions,
@@ -22,6 +24,7 @@ from credits_fast.sync.tables import (
     users,
 )
 from credits_fast.types import AuditEntry, HistoryPage, Transaction
+from credits_fast.wire import to_ms
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,6 +37,7 @@ __all__ = [
     "PAGE_MAX",
     "AccountRow",
     "ChargeRow",
+    "HoldStateRow",
     "NewUser",
     "Records",
     "audit_entry_of",
@@ -43,16 +47,44 @@ __all__ = [
 PAGE_MAX: Final = 1_000
 """Rows of a page of history at most."""
 
+_ACCOUNT: Final = (
+    select(
+        users.c.credits,
+        users.c.reserved.label("user_reserved"),
+        users.c.sequence,
+        users.c.membership_tier,
+        users.c.membership_expires_at,
+        holds,
+    )
+    .select_from(users)
+    .outerjoin(holds, and_(holds.c.user_id == users.c.id, holds.c.state == "reserved"))
+    .where(users.c.id == bindparam("user"))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """A user as the ledger has it; amounts in micro-credits."""
+    """A user as the ledger has it, with the holds that are open; amounts in micro-credits."""
 
     balance: int
     reserved: int
     sequence: int
     tier: str | None
     expires_at: datetime | None
+    holds: tuple[OpenHold, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HoldStateRow:
+    """What the ledger knows of a hold, and as of which journal entry.
+
+    Attributes:
+        state: What it is, None where the ledger does not know it.
+        last_id: The last entry of the partition's journal that the ledger holds.
+    """
+
+    state: str | None
+    last_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,28 +137,62 @@ class Records:
         self._database = database
 
     async def account(self, user_id: str) -> AccountRow | None:
-        """The account, None where the ledger does not know the user.
+        """The account and its open holds, None where the ledger does not know the user.
+
+        One statement, so that the two are of one moment.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
-        query = select(
-            users.c.credits,
-            users.c.reserved,
-            users.c.sequence,
-            users.c.membership_tier,
-            users.c.membership_expires_at,
-        ).where(users.c.id == user_id)
-        row = await self._one(query)
-        if row is None:
+        async with reading(self._database) as connection:
+            rows = (await connection.execute(_ACCOUNT, {"user": user_id})).all()
+        if not rows:
             return None
+        row = rows[0]
         return AccountRow(
             _micros(row.credits),
-            _micros(row.reserved),
+            _micros(row.user_reserved),
             row.sequence,
             row.membership_tier,
             row.membership_expires_at,
+            tuple(_open_hold(one) for one in rows if one.id is not None),
         )
+
+    async def hold(self, user_id: str, hold_id: str, partition: int) -> HoldStateRow:
+        """What became of a hold, as one snapshot with the partition's position.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        state = select(holds.c.state).where(holds.c.id == hold_id, holds.c.user_id == user_id)
+        query = select(state.scalar_subquery().label("state"), sync_partitions.c.last_id)
+        async with reading(self._database) as connection:
+            found = await connection.execute(query.where(sync_partitions.c.partition == partition))
+            row = found.one()
+        return HoldStateRow(row.state, row.last_id)
+
+    async def overdue_users(
+        self, partitions: Collection[int], now: datetime, *, most: int
+    ) -> list[str]:
+        """Users of these partitions with a hold that is open and over, those first that wait longest.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        columns = holds.c
+        query = (
+            select(columns.user_id)
+            .where(
+                columns.state == "reserved",
+                columns.expires_at < now,
+                columns.partition.in_(partitions),
+            )
+            .group_by(columns.user_id)
+            .order_by(func.min(columns.expires_at))
+            .limit(most)
+        )
+        async with reading(self._database) as connection:
+            return [*(await connection.execute(query)).scalars()]
 
     async def charge(self, user_id: str, transaction_id: str, partition: int) -> ChargeRow:
         """A charge and its refunds, as one snapshot with the partition's position.
@@ -153,13 +219,16 @@ class Records:
         taken = None if row.charged is None else -int(row.charged)
         return ChargeRow(taken, int(row.refunded), row.last_id)
 
-    async def known(self, transaction_ids: Collection[str]) -> set[str]:
-        """Those of these transactions that the ledger has.
+    async def known(self, ids: Collection[str]) -> set[str]:
+        """Those of these transactions and holds that the ledger has.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
-        query = select(transactions.c.id).where(transactions.c.id.in_(transaction_ids))
+        query = union_all(
+            select(transactions.c.id).where(transactions.c.id.in_(ids)),
+            select(holds.c.id).where(holds.c.id.in_(ids)),
+        )
         async with reading(self._database) as connection:
             return {*await connection.scalars(query)}
 
@@ -281,6 +350,18 @@ class Records:
     async def _one(self, query: Any) -> Row[Any] | None:
         async with reading(self._database) as connection:
             return (await connection.execute(query)).one_or_none()
+
+
+def _open_hold(row: Row[Any]) -> OpenHold:
+    return OpenHold(
+        row.id,
+        _micros(row.amount),
+        _micros(row.reserved),
+        _micros(row.captured),
+        to_ms(row.expires_at),
+        row.audited,
+        row.tier or "",
+    )
 
 
 def _micros(credits_: Decimal) -> int:

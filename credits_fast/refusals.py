@@ -14,7 +14,12 @@ from typing import Any, Final, NamedTuple
 from credits_fast.amounts import to_credits
 from credits_fast.errors import (
     BalanceLimitError,
+    CaptureExceedsHoldError,
     CreditsError,
+    HoldExpiredError,
+    HoldFinishedError,
+    HoldLimitError,
+    HoldNotFoundError,
     IdempotencyKeyConflictError,
     InsufficientCreditsError,
     InvalidTierChangeError,
@@ -104,8 +109,22 @@ def _membership_required(refusal: Refusal) -> MembershipRequiredError:
 
 
 def _insufficient_credits(refusal: Refusal) -> InsufficientCreditsError:
-    required, available, _ = refusal.details
-    return InsufficientCreditsError(refusal.user_id, _credits(required), _credits(available))
+    required, available, reserved = refusal.details
+    return InsufficientCreditsError(
+        refusal.user_id, _credits(required), _credits(available), _credits(reserved or "0")
+    )
+
+
+def _hold_finished(refusal: Refusal) -> HoldFinishedError:
+    hold_id, state, _ = refusal.details
+    if state == "expired":
+        return HoldExpiredError(refusal.user_id, hold_id)
+    return HoldFinishedError(refusal.user_id, hold_id, state)
+
+
+def _capture_exceeds_hold(refusal: Refusal) -> CaptureExceedsHoldError:
+    hold_id, required, reserved = refusal.details
+    return CaptureExceedsHoldError(refusal.user_id, hold_id, _credits(required), _credits(reserved))
 
 
 def _balance_limit(refusal: Refusal) -> BalanceLimitError:
@@ -145,6 +164,11 @@ REFUSALS: Final[Mapping[str, Callable[[Refusal], CreditsError]]] = {
     "undefined_action": lambda r: UndefinedActionError(r.subject),
     "membership_required": _membership_required,
     "insufficient_credits": _insufficient_credits,
+    "hold_limit": lambda r: HoldLimitError(r.user_id, int(r.details[0])),
+    "hold_not_found": lambda r: HoldNotFoundError(r.user_id, r.details[0]),
+    "hold_finished": _hold_finished,
+    "hold_expired": lambda r: HoldExpiredError(r.user_id, r.details[0]),
+    "capture_exceeds_hold": _capture_exceeds_hold,
     "balance_limit": _balance_limit,
     "transaction_not_found": lambda r: TransactionNotFoundError(r.user_id, r.related),
     "refund_exceeds_charge": _refund_exceeds_charge,

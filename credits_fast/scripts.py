@@ -20,7 +20,9 @@ __all__ = ["SCRIPTS", "Script", "compiled", "source"]
 
 SCRIPTS: Final = (
     "begin",
+    "capture",
     "charge",
+    "expire",
     "grant",
     "load",
     "load_charge",
@@ -28,7 +30,9 @@ SCRIPTS: Final = (
     "probe",
     "refund",
     "refuse",
+    "release",
     "remember",
+    "reserve",
     "set_tier",
     "trim",
 )

@@ -16,15 +16,20 @@ from credits_fast.amounts import Amount  # noqa: TC001  # found by tools that re
 
 __all__ = [
     "UNCHANGED",
+    "AboveHold",
     "AuditEntry",
+    "CaptureResult",
     "Charge",
     "ChargeResult",
     "GrantResult",
     "HistoryPage",
+    "HoldState",
     "Kind",
     "Level",
     "Metadata",
     "RefundResult",
+    "ReleaseResult",
+    "ReserveResult",
     "Resolution",
     "TierChangeResult",
     "Transaction",
@@ -41,6 +46,13 @@ Variables: TypeAlias = Mapping[str, int | float | Decimal]
 
 Kind: TypeAlias = Literal["charge", "refund", "grant", "tier"]
 """What a transaction is: the word is the same in the journal, the ledger and here."""
+
+AboveHold: TypeAlias = Literal["debt", "cap", "refuse"]
+"""What becomes of a capture whose price is above what the hold keeps: all of it is charged, below zero
+where it must; what is held is charged; nothing is, and the hold stays open."""
+
+HoldState: TypeAlias = Literal["reserved", "captured", "released", "expired"]
+"""What a hold is: open, or what became of it."""
 
 
 Level: TypeAlias = Literal["memory", "replicated", "fsynced", "committed"]
@@ -153,6 +165,83 @@ class GrantResult(NamedTuple):
     acknowledged: Level = "memory"
 
 
+class ReserveResult(NamedTuple):
+    """Credits that are held for a charge to come.
+
+    Attributes:
+        hold_id: The hold's id, for `capture` and `release`.
+        amount: What is held, in credits.
+        expires_at: When the hold ends by itself.
+        balance: The balance, what is held included.
+        reserved: What all holds of the user keep, this one included.
+        replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: The level that is known to be reached; `memory` where another one was asked for
+            and could not be confirmed in time. The operation took effect all the same.
+    """
+
+    hold_id: str
+    amount: Decimal
+    expires_at: datetime
+    balance: Decimal
+    reserved: Decimal
+    replayed: bool = False
+    acknowledged: Level = "memory"
+
+    @property
+    def available(self) -> Decimal:
+        """What charges and other holds may take: the balance less what is reserved."""
+        return self.balance - self.reserved
+
+
+class CaptureResult(NamedTuple):
+    """A charge of what a hold has kept.
+
+    Attributes:
+        transaction_id: Its id in the ledger.
+        hold_id: The hold.
+        cost: What was taken, in credits.
+        price: What it should have cost: more than `cost` only where captures are capped.
+        balance_before: The balance before it.
+        balance_after: The balance after it.
+        reserved: What the hold still keeps; 0 where it is finished.
+        finished: Whether the hold is finished by it.
+        replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: The level that is known to be reached; `memory` where another one was asked for
+            and could not be confirmed in time. The operation took effect all the same.
+    """
+
+    transaction_id: str
+    hold_id: str
+    cost: Decimal
+    price: Decimal
+    balance_before: Decimal
+    balance_after: Decimal
+    reserved: Decimal
+    finished: bool
+    replayed: bool = False
+    acknowledged: Level = "memory"
+
+
+class ReleaseResult(NamedTuple):
+    """A hold that was given up.
+
+    Attributes:
+        hold_id: The hold.
+        amount: What it still kept, in credits: available again.
+        balance: The balance.
+        reserved: What the user's other holds keep.
+        replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: Always `memory`: were a release lost, the hold would expire.
+    """
+
+    hold_id: str
+    amount: Decimal
+    balance: Decimal
+    reserved: Decimal
+    replayed: bool = False
+    acknowledged: Level = "memory"
+
+
 class TierChangeResult(NamedTuple):
     """An upgrade, a downgrade or a renewal that took effect.
 
@@ -180,18 +269,31 @@ class TierChangeResult(NamedTuple):
     acknowledged: Level = "memory"
 
 
+Result: TypeAlias = (
+    ChargeResult
+    | GrantResult
+    | RefundResult
+    | TierChangeResult
+    | ReserveResult
+    | CaptureResult
+    | ReleaseResult
+)
+"""What a changing operation gives."""
+
+
 class Resolution(NamedTuple):
     """What became of an operation whose outcome was unknown.
 
     Attributes:
         operation_id: The operation.
-        transaction_id: The transaction that is its effect; None where it has had none so far.
+        transaction_id: The transaction that is its effect, or the hold that was made or released; None
+            where it has had none so far.
         result: The result its call would have given; None where it could only be looked up.
     """
 
     operation_id: str
     transaction_id: str | None
-    result: ChargeResult | GrantResult | RefundResult | TierChangeResult | None
+    result: Result | None
 
     @property
     def took_effect(self) -> bool:
@@ -214,7 +316,8 @@ class Transaction:
         sequence: Its number among the user's transactions, without gaps.
         metadata: The caller's metadata and the facts of the price.
         idempotency_key: The caller's key, None where there was none.
-        related_id: The charge that a refund gives back, None where it names none.
+        related_id: The charge that a refund gives back, or the hold that a charge captures; None where
+            it names none.
         created_at: When Redis executed it.
     """
 
@@ -238,8 +341,8 @@ class AuditEntry:
 
     Attributes:
         user_id: Who it was about; the user need not exist.
-        action: The operation: `charge`, `refund`, `grant`, `upgradeTier`, `downgradeTier`,
-            `renewMembership`, `createUser` or `validateAccess`.
+        action: The operation: `charge`, `refund`, `grant`, `reserve`, `capture`, `release`, `expire`,
+            `upgradeTier`, `downgradeTier`, `renewMembership`, `createUser` or `validateAccess`.
         status: `success` or `failed`.
         metadata: The facts, and the caller's metadata.
         error_code: The code of the refusal, None for a success.

@@ -38,6 +38,8 @@ __all__ = [
     "AUDIT_SUCCESS",
     "COLD",
     "COLD_CHARGE",
+    "OVERDUE",
+    "UNKNOWN_HOLD",
     "Call",
     "HeldAccount",
     "Operation",
@@ -53,6 +55,8 @@ __all__ = [
     "granted",
     "held",
     "iso",
+    "outcome",
+    "price_error",
     "record",
     "refund_call",
     "refunded",
@@ -72,6 +76,10 @@ COLD: Final = b"cold"
 """The reply for an account that Redis does not know: it has to be loaded from the ledger."""
 COLD_CHARGE: Final = b"cold_charge"
 """The reply for a refund whose charge Redis does not know."""
+OVERDUE: Final = b"overdue"
+"""The reply where credits are wanting that a hold keeps whose time may be over."""
+UNKNOWN_HOLD: Final = b"unknown_hold"
+"""The reply for a hold that is not open: the ledger knows what became of it."""
 
 _MILLISECOND: Final = 1_000
 _KEYS_OF_PARTITION: Final = 2
@@ -98,6 +106,9 @@ class HeldAccount(NamedTuple):
     """An account as Redis holds it; amounts in micro-credits.
 
     One of an earlier epoch than its partition's is of a history that was lost.
+
+    Attributes:
+        lapses_ms: The moment up to which no hold has expired, None where nothing is held.
     """
 
     epoch: int
@@ -106,6 +117,7 @@ class HeldAccount(NamedTuple):
     sequence: int
     expires_ms: int | None
     tier: str | None
+    lapses_ms: int | None = None
 
 
 class Call(NamedTuple):
@@ -363,8 +375,8 @@ def charged(reply: bytes, operation: Operation, quote: Quote) -> ChargeResult:
     """
     status, *fields = reply.split(b"\0")
     if status == b"unpriced":
-        raise _price_error(quote, fields)
-    transaction_id, replayed, (cost, after) = _outcome(status, fields, operation)
+        raise price_error(quote, fields)
+    transaction_id, replayed, (cost, after) = outcome(status, fields, operation)
     taken, left = int(cost), int(after)
     before, price = to_credits(left + taken), _price(taken)
     return ChargeResult(transaction_id, price, before, to_credits(left), replayed)
@@ -395,7 +407,7 @@ def tier_changed(reply: bytes, operation: Operation, change: TierChange) -> Tier
         CreditsError: The refusal the script decided.
     """
     status, *fields = reply.split(b"\0")
-    transaction_id, replayed, (old, new, before, after, expires) = _outcome(
+    transaction_id, replayed, (old, new, before, after, expires) = outcome(
         status,
         fields,
         operation,
@@ -416,13 +428,15 @@ def tier_changed(reply: bytes, operation: Operation, change: TierChange) -> Tier
 def held(account: bytes) -> HeldAccount:
     """An account as Redis holds it, read."""
     entry, balance, reserved, sequence, expires, tier = account.decode().split(" ", 5)
+    amount, _, lapses = reserved.partition("/")
     return HeldAccount(
         int(entry.partition("-")[0]),
         int(balance),
-        int(reserved),
+        int(amount),
         int(sequence),
         int(expires) if expires else None,
         tier or None,
+        int(lapses) if lapses else None,
     )
 
 
@@ -483,7 +497,7 @@ def _added(
     related: bytes,
 ) -> tuple[str, Decimal, Decimal, Decimal, bool]:
     status, *fields = reply.split(b"\0")
-    transaction_id, replayed, (amount, after) = _outcome(
+    transaction_id, replayed, (amount, after) = outcome(
         status,
         fields,
         operation,
@@ -494,7 +508,7 @@ def _added(
     return transaction_id, to_credits(added), to_credits(now - added), to_credits(now), replayed
 
 
-def _outcome(
+def outcome(
     status: bytes,
     fields: list[bytes],
     operation: Operation,
@@ -502,7 +516,18 @@ def _outcome(
     subject: bytes = b"",
     related: bytes = b"",
 ) -> tuple[str, bool, list[bytes]]:
-    """The transaction id, whether it is a replay, and the rest; or the refusal, raised."""
+    """What a reply says: the transaction id, whether it is a replay, and the other fields.
+
+    Args:
+        status: The first field of the reply.
+        fields: The others.
+        operation: What the call carries out.
+        subject: What a refusal says of the request.
+        related: The charge a refund names.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
     if status == b"ok":
         return operation.operation_id, False, fields
     if status == b"replayed":
@@ -527,9 +552,9 @@ _price: Final = lru_cache(maxsize=_PRICES_KEPT)(to_credits)
 """An amount that many charges have in common, as credits."""
 
 
-def _price_error(quote: Quote, fields: list[bytes]) -> CreditsError:
+def price_error(quote: Quote, fields: Sequence[bytes]) -> CreditsError:
     """The very error the quote carries, so that the caller gets all its attributes."""
     for option in quote.options:
-        if option.cost == UNPRICED and [option.raw_cost, option.formula] == fields[:2]:
+        if option.cost == UNPRICED and [option.raw_cost, option.formula] == [*fields[:2]]:
             return copy(option.error)  # type: ignore[return-value]  # an unpriced option has one
     raise AssertionError("unreachable: the script answers with an option of the quote")

@@ -21,7 +21,8 @@
 --   cold
 --   membership_required        required tier, stored tier, whether it has expired
 --   unpriced                   code, facts
---   insufficient_credits       required, available
+--   overdue
+--   insufficient_credits       required, available, reserved ('' for nothing)
 --
 -- replies, one per item:
 --   ok         cost, balance_after
@@ -39,6 +40,7 @@ local KEYS_OF_ITEM = 2
 --- @include "journal"
 --- @include "refusal"
 --- @include "batch"
+--- @include "options"
 
 -- An option as texts that only have to be joined: what all items that choose it have in common.
 local function option_at(at, terms)
@@ -57,26 +59,11 @@ local function option_at(at, terms)
   }
 end
 
--- The option that holds for a tier.
-local function option_of(terms, tier)
-  local options = terms.options or {}
-  terms.options = options
-  if not options[tier] then
-    local at = terms.own_at + 1
-    local last = at + 4 * (tonumber(ARGV[at - 1]) - 1)
-    while at < last and ARGV[at] ~= tier do
-      at = at + 4
-    end
-    options[tier] = option_at(at + 1, terms)
-  end
-  return options[tier]
-end
-
 local function charge(item)
   local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
   local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
   local expired = balance and has_expired(expires, now_ms)
-  local option = option_of(terms, balance and not expired and tier or '')
+  local option = option_of(terms, balance and not expired and tier or '', terms.own_at, option_at)
   local cost = option.cost
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
@@ -98,9 +85,13 @@ local function charge(item)
   if cost == '!' then
     return refusal('charge', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
   end
-  local available = balance - tonumber(reserved)
+  local available = balance - (reserved == '0' and 0 or held_of(reserved))
+  if available < option.amount and is_overdue(reserved, now_ms) then
+    return 'overdue'
+  end
   if available < option.amount then
-    return refusal('charge', '', terms, tail, 'insufficient_credits', cost, text(available))
+    local held = told_held(reserved)
+    return refusal('charge', '', terms, tail, 'insufficient_credits', cost, text(available), held)
   end
 
   local after, number = text(balance - option.amount), text(sequence + 1)

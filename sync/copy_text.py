@@ -77,6 +77,30 @@ def _idempotency_records(batch: Batch) -> bytes:
     return "".join(lines).encode()
 
 
+def _holds(batch: Batch) -> bytes:
+    lines: list[str] = []
+    for row in batch.new_holds:
+        name, user, action, tier, given, key = map(
+            _escaped,
+            (
+                row.id,
+                row.user_id,
+                row.action,
+                row.tier or "",
+                row.metadata,
+                row.idempotency_key or "",
+            ),
+        )
+        ended = _NULL if row.finished_at is None else row.finished_at.isoformat()
+        lines.append(
+            f"{name}\t{user}\t{action}\t{row.state}\t{row.amount}e-6\t{row.reserved}e-6"
+            f"\t{row.captured}e-6\t{tier or _NULL}\t{row.audited}\t{given}\t{key or _NULL}"
+            f"\t{row.created_at.isoformat()}\t{row.expires_at.isoformat()}\t{ended}"
+            f"\t{batch.partition}\n",
+        )
+    return "".join(lines).encode()
+
+
 def _dead_letters(batch: Batch) -> bytes:
     lines = (
         f"{row.entry_id}\t{row.entry_item}\t{_escaped(row.user_id)}"
@@ -92,6 +116,7 @@ ENCODERS: Final[Mapping[str, Callable[[Batch], bytes]]] = {
     "transactions": _transactions,
     "audit_logs": _audit_logs,
     "idempotency_records": _idempotency_records,
+    "holds": _holds,
     "dead_letters": _dead_letters,
 }
 """The lines of a batch for each table; the columns are in the order of `COLUMNS`."""

@@ -2,8 +2,9 @@
 
 Writing twice is writing once: the position of each partition is compared and set in the same commit
 (`fence` and `last_id`), so that a batch that was written already, or by a worker whose lease has gone
-to another, changes nothing. The balances are moved only from exactly where the batch begins: every
-user's sequence and balance must be what the journal says came before.
+to another, changes nothing. Balances and holds are moved only from exactly where the batch begins: every
+user's sequence, balance and reserved credits, and what every hold keeps, must be what the journal says
+came before.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from credits_fast.sync import on_postgresql, on_sqlite
 from credits_fast.sync.bulk import RowsRefusedError
 from credits_fast.sync.parameters import decimal_text
 from credits_fast.sync.rows import ChainBrokenError
-from credits_fast.sync.tables import idempotency_records, sync_partitions, users
+from credits_fast.sync.tables import holds, idempotency_records, sync_partitions, users
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from credits_fast.sync.lease import Claim
-    from credits_fast.sync.rows import AccountStep, Batch
+    from credits_fast.sync.rows import AccountStep, Batch, HeldStep, HoldRow
 
 __all__ = ["Ledger", "LedgerRefusedError", "PositionLostError"]
 
@@ -83,6 +84,7 @@ class Ledger:
         self.encode(batch)
         for table, rows in (
             ("idempotency_records", batch.records),
+            ("holds", batch.holds),
             ("dead_letters", batch.dead_letters),
         ):
             if rows and table not in batch.encoded:
@@ -105,6 +107,7 @@ class Ledger:
                 await self._move(connection, work)
                 await self._update_users(connection, batches)
                 await self._insert(connection, batches)
+                await self._update_holds(connection, batches)
                 await self._remember(connection, batches)
         except RowsRefusedError as error:
             raise LedgerRefusedError(str(error)) from error
@@ -141,9 +144,25 @@ class Ledger:
         if changed:
             await self._sql.change_tiers(connection, changed)
 
+    async def _update_holds(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
+        """What users have reserved, and the holds that were there before."""
+        held = {user: step for batch in batches for user, step in batch.held.items()}
+        if not held:
+            return
+        if await self._sql.move_held(connection, held) != len(held):
+            raise ChainBrokenError(await _misheld(connection, held))
+        moves = [
+            (step.before, step.row)
+            for batch in batches
+            for step in batch.holds.values()
+            if step.before is not None
+        ]
+        if moves and await self._sql.move_holds(connection, moves) != len(moves):
+            raise ChainBrokenError(await _misplaced(connection, moves))
+
     async def _insert(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
-        for table in ("transactions", "audit_logs", "dead_letters"):
-            pieces = [piece for batch in batches for piece in batch.encoded.get(table, ())]
+        for table in ("transactions", "audit_logs", "holds", "dead_letters"):
+            pieces = [piece for batch in batches for piece in batch.encoded.get(table, ()) if piece]
             if pieces:
                 await self._sql.insert(connection, table, pieces)
         letters = sum(len(batch.dead_letters) for batch in batches)
@@ -185,5 +204,41 @@ async def _misfits(connection: AsyncConnection, steps: Mapping[str, AccountStep]
         for user, step in steps.items()
         if found.get(user) != (step.sequence, to_credits(step.balance))
     ]
+    return _some(misfits)
+
+
+async def _misheld(connection: AsyncConnection, steps: Mapping[str, HeldStep]) -> str:
+    """Which users had not reserved what their step begins with."""
+    query = select(users.c.id, users.c.reserved).where(users.c.id.in_([*steps]))
+    found = {row.id: row.reserved for row in await connection.execute(query)}
+    return _some(
+        [
+            f"user {user!r} has reserved {found.get(user, 'nothing, for there is none')}, the journal "
+            f"goes on from {decimal_text(step.before)}"
+            for user, step in steps.items()
+            if found.get(user) != to_credits(step.after)
+        ]
+    )
+
+
+async def _misplaced(
+    connection: AsyncConnection, moves: Sequence[tuple[tuple[int, int], HoldRow]]
+) -> str:
+    """Which holds were not open, or not where their step begins."""
+    columns = holds.c
+    query = select(columns.id, columns.state, columns.reserved, columns.captured)
+    rows = await connection.execute(query.where(columns.id.in_([row.id for _, row in moves])))
+    found = {row.id: (row.state, row.reserved, row.captured) for row in rows}
+    return _some(
+        [
+            f"hold {row.id} of user {row.user_id!r} is {found.get(row.id, 'not there')}, the journal "
+            f"goes on from {decimal_text(reserved)} reserved and {decimal_text(captured)} captured"
+            for (reserved, captured), row in moves
+            if found.get(row.id) != (row.state, to_credits(row.reserved), to_credits(row.captured))
+        ]
+    )
+
+
+def _some(misfits: Sequence[str]) -> str:
     more = f" and {len(misfits) - _SHOWN_MAX} more" if len(misfits) > _SHOWN_MAX else ""
     return "; ".join(misfits[:_SHOWN_MAX]) + more

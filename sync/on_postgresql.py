@@ -23,9 +23,18 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from credits_fast.sync.lease import Claim
-    from credits_fast.sync.rows import AccountStep, Batch
+    from credits_fast.sync.rows import AccountStep, Batch, HeldStep, HoldRow
 
-__all__ = ["ENCODERS", "change_tiers", "insert", "move_partitions", "move_users", "remember"]
+__all__ = [
+    "ENCODERS",
+    "change_tiers",
+    "insert",
+    "move_held",
+    "move_holds",
+    "move_partitions",
+    "move_users",
+    "remember",
+]
 
 ENCODERS: Final = copy_text.ENCODERS
 
@@ -60,6 +69,48 @@ _MOVE_USERS: Final = text(
      WHERE users.id = step.id
        AND users.sequence = step.previous
        AND users.credits = step.balance_before * 0.000001
+    """,
+)
+_MOVE_HELD: Final = text(
+    """
+    UPDATE users
+       SET reserved = step.after * 0.000001
+      FROM unnest(
+               CAST(:users AS text[]),
+               CAST(:before AS bigint[]),
+               CAST(:after AS bigint[])
+           ) AS step (id, before, after)
+     WHERE users.id = step.id
+       AND users.reserved = step.before * 0.000001
+    """,
+)
+_MOVE_HOLDS: Final = text(
+    """
+    UPDATE holds
+       SET state = step.state,
+           amount = step.amount * 0.000001,
+           reserved = step.reserved * 0.000001,
+           captured = step.captured * 0.000001,
+           expires_at = step.expires_at,
+           finished_at = step.finished_at
+      FROM unnest(
+               CAST(:holds AS text[]),
+               CAST(:reserved_before AS bigint[]),
+               CAST(:captured_before AS bigint[]),
+               CAST(:states AS text[]),
+               CAST(:amounts AS bigint[]),
+               CAST(:reserved AS bigint[]),
+               CAST(:captured AS bigint[]),
+               CAST(:expiries AS timestamptz[]),
+               CAST(:ends AS timestamptz[])
+           ) AS step (
+               id, reserved_before, captured_before, state, amount, reserved, captured,
+               expires_at, finished_at
+           )
+     WHERE holds.id = step.id
+       AND holds.state = 'reserved'
+       AND holds.reserved = step.reserved_before * 0.000001
+       AND holds.captured = step.captured_before * 0.000001
     """,
 )
 _CHANGE_TIERS: Final = text(
@@ -131,6 +182,43 @@ async def move_users(connection: AsyncConnection, steps: Mapping[str, AccountSte
             "last": [step.sequence for step in ordered],
             "balances": [step.balance for step in ordered],
             "moments": [step.updated_at for step in ordered],
+        },
+    )
+    return moved.rowcount
+
+
+async def move_held(connection: AsyncConnection, steps: Mapping[str, HeldStep]) -> int:
+    """How many users had reserved what their step begins with; they have what it ends with now."""
+    names = sorted(steps)
+    moved = await connection.execute(
+        _MOVE_HELD,
+        {
+            "users": names,
+            "before": [steps[name].before for name in names],
+            "after": [steps[name].after for name in names],
+        },
+    )
+    return moved.rowcount
+
+
+async def move_holds(
+    connection: AsyncConnection, moves: Sequence[tuple[tuple[int, int], HoldRow]]
+) -> int:
+    """How many holds were open and where their step begins; they are where it ends now."""
+    ordered = sorted(moves, key=lambda move: move[1].id)
+    rows = [row for _, row in ordered]
+    moved = await connection.execute(
+        _MOVE_HOLDS,
+        {
+            "holds": [row.id for row in rows],
+            "reserved_before": [reserved for (reserved, _), _ in ordered],
+            "captured_before": [captured for (_, captured), _ in ordered],
+            "states": [row.state for row in rows],
+            "amounts": [row.amount for row in rows],
+            "reserved": [row.reserved for row in rows],
+            "captured": [row.captured for row in rows],
+            "expiries": [row.expires_at for row in rows],
+            "ends": [row.finished_at for row in rows],
         },
     )
     return moved.rowcount

@@ -14,9 +14,18 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from credits_fast.sync.lease import Claim
-    from credits_fast.sync.rows import AccountStep, Batch
+    from credits_fast.sync.rows import AccountStep, Batch, HeldStep, HoldRow
 
-__all__ = ["ENCODERS", "change_tiers", "insert", "move_partitions", "move_users", "remember"]
+__all__ = [
+    "ENCODERS",
+    "change_tiers",
+    "insert",
+    "move_held",
+    "move_holds",
+    "move_partitions",
+    "move_users",
+    "remember",
+]
 
 ENCODERS: Final = parameters.ENCODERS
 
@@ -37,6 +46,14 @@ _MOVE_USER: Final = """
     UPDATE users
        SET credits = ?, sequence = ?, updated_at = ?
      WHERE id = ? AND sequence = ? AND credits = ?
+"""
+_MOVE_HELD: Final = """
+    UPDATE users SET reserved = ? WHERE id = ? AND reserved = ?
+"""
+_MOVE_HOLD: Final = """
+    UPDATE holds
+       SET state = ?, amount = ?, reserved = ?, captured = ?, expires_at = ?, finished_at = ?
+     WHERE id = ? AND state = 'reserved' AND reserved = ? AND captured = ?
 """
 _CHANGE_TIER: Final = """
     UPDATE users SET membership_tier = ?, membership_expires_at = ? WHERE id = ?
@@ -75,6 +92,32 @@ async def move_users(connection: AsyncConnection, steps: Mapping[str, AccountSte
         for user, step in steps.items()
     ]
     return (await connection.exec_driver_sql(_MOVE_USER, values)).rowcount
+
+
+async def move_held(connection: AsyncConnection, steps: Mapping[str, HeldStep]) -> int:
+    """How many users had reserved what their step begins with; they have what it ends with now."""
+    values = [
+        (decimal_text(step.after), user, decimal_text(step.before)) for user, step in steps.items()
+    ]
+    return (await connection.exec_driver_sql(_MOVE_HELD, values)).rowcount
+
+
+async def move_holds(
+    connection: AsyncConnection, moves: Sequence[tuple[tuple[int, int], HoldRow]]
+) -> int:
+    """How many holds were open and where their step begins; they are where it ends now."""
+    values = [
+        (
+            row.state,
+            *map(decimal_text, (row.amount, row.reserved, row.captured)),
+            moment_text(row.expires_at),
+            None if row.finished_at is None else moment_text(row.finished_at),
+            row.id,
+            *map(decimal_text, before),
+        )
+        for before, row in moves
+    ]
+    return (await connection.exec_driver_sql(_MOVE_HOLD, values)).rowcount
 
 
 async def change_tiers(connection: AsyncConnection, steps: Mapping[str, AccountStep]) -> None:

@@ -70,6 +70,24 @@ def _idempotency_records(batch: Batch) -> Parameters:
     return [(*row[:-2], when[row[-2]], when[row[-1]]) for row in batch.records.values()]
 
 
+def _holds(batch: Batch) -> Parameters:
+    partition, amount, when = batch.partition, decimal_text, _Moments()
+    return [
+        (
+            *row[:4],
+            amount(row.amount),
+            amount(row.reserved),
+            amount(row.captured),
+            *row[7:11],
+            when[row.created_at],
+            when[row.expires_at],
+            None if row.finished_at is None else when[row.finished_at],
+            partition,
+        )
+        for row in batch.new_holds
+    ]
+
+
 def _dead_letters(batch: Batch) -> Parameters:
     return [(*row[:-1], moment_text(row.created_at), batch.partition) for row in batch.dead_letters]
 
@@ -86,6 +104,7 @@ ENCODERS: Final[Mapping[str, Callable[[Batch], Parameters]]] = {
     "transactions": _transactions,
     "audit_logs": _audit_logs,
     "idempotency_records": _idempotency_records,
+    "holds": _holds,
     "dead_letters": _dead_letters,
 }
 """The parameters of a batch for each table; the columns are in the order of `COLUMNS`."""

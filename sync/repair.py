@@ -11,8 +11,9 @@ from it:
     begin                one commit moves the ledger's position to the first entry of a new journal, one
                          script begins that journal and opens the gate
 
-By the new epoch every account in Redis is as good as absent and is loaded from the ledger when it is next
-needed, so the time until the partition is open does not depend on how many users it has.
+By the new epoch every account in Redis is as good as absent, its holds with it, and is loaded from the
+ledger when it is next needed, so the time until the partition is open does not depend on how many users
+it has.
 
 A repair may end anywhere, by a crash or because another worker has taken the partition over, and is done
 again from its beginning: what was adopted is known by its transaction id, and the gate stays closed until
@@ -25,22 +26,37 @@ restored backup. Between the two, transactions are missing that nobody has; that
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, select, tuple_, update
 
-from credits_fast.amounts import json_number
 from credits_fast.database import reading, writing
-from credits_fast.entries import NOTHING_YET, Entry, EntryId, TransactionItem, decode, stamp
-from credits_fast.json_text import JsonText, merged
+from credits_fast.entries import (
+    NOTHING_YET,
+    Entry,
+    EntryId,
+    HoldFacts,
+    RefusedItem,
+    decode,
+    stamp,
+)
 from credits_fast.keys import FORMAT
 from credits_fast.resp import pack
+from credits_fast.sync.adoption import (
+    Known,
+    KnownAccount,
+    adopted,
+    hold_ids,
+    missing,
+    transactions_of,
+)
 from credits_fast.sync.ledger import PositionLostError
-from credits_fast.sync.rows import Batch, ChainBrokenError
+from credits_fast.sync.rows import Batch
 from credits_fast.sync.tables import (
+    holds,
     idempotency_records,
     micros_of,
     sync_partitions,
@@ -53,7 +69,6 @@ from credits_fast.wire import to_ms
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.entries import Item
     from credits_fast.keys import PartitionKeys, Partitions
     from credits_fast.lane import Lane
     from credits_fast.routing import Router
@@ -164,9 +179,9 @@ class Repair:
         async for page in _pages(work):
             recorded = await self._recorded(page)
             _compare(work, page, recorded)
-            missing = _missing(page, recorded, position)
-            if missing:
-                await self._record(work, missing)
+            lacking = missing(page, recorded, position)
+            if lacking:
+                await self._record(work, lacking)
         work.restored = await self._ahead_of(work)
 
     async def remember(self, works: Sequence[RepairWork], now: datetime) -> None:
@@ -180,9 +195,10 @@ class Repair:
             requests: dict[int, list[bytes]] = {}
             for row in rows:
                 user = row.user_id.encode()
-                keys = self._partitions.of(user)
-                if keys.number in by_partition:
-                    requests.setdefault(keys.number, []).append(_remembering(keys, user, row, now))
+                keys, result = self._partitions.of(user), _result(row)
+                if keys.number in by_partition and result is not None:
+                    request = _remembering(keys, user, row, result, now)
+                    requests.setdefault(keys.number, []).append(request)
             for number, wanted in requests.items():
                 work = by_partition[number]
                 work.remembered += sum(
@@ -239,7 +255,7 @@ class Repair:
 
     async def _recorded(self, page: Sequence[Entry]) -> dict[str, EntryId]:
         """The transactions of these entries that the ledger has, and under which entry."""
-        names = [item.transaction_id for item in _transactions(page)]
+        names = [item.transaction_id for item in transactions_of(page)]
         columns = transactions.c
         query = select(columns.id, columns.entry_epoch, columns.entry_sequence)
         async with reading(self._database) as connection:
@@ -247,19 +263,57 @@ class Repair:
             return {row.id: EntryId((row.entry_epoch, row.entry_sequence)) for row in rows}
 
     async def _record(self, work: RepairWork, entries: Sequence[Entry]) -> None:
-        """Adopt entries: one commit, on top of what their users have."""
-        names = {item.user_id for item in _transactions(entries)}
-        query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
-        async with reading(self._database) as connection:
-            rows = await connection.execute(query.where(users.c.id.in_(names)))
-            accounts = {user: (int(balance), int(number)) for user, balance, number in rows}
+        """Adopt entries: one commit, on top of what their users have and their holds are."""
+        known = await self._known(entries)
         batch = Batch(work.claim.partition, (work.claim.last_id, work.claim.last_stamp))
         for entry in entries:
-            batch.add(_adopted(entry, EntryId((work.epoch, work.adopting)), accounts))
-            work.adopting += 1
+            moved = adopted(entry, EntryId((work.epoch, work.adopting)), known)
+            if moved is not None:
+                batch.add(moved)
+                work.adopting += 1
+        if not batch.entries:
+            return
         await self._ledger.write([(work.claim, batch)])
         work.claim.last_id, work.claim.last_stamp = batch.ends
-        work.adopted += sum(1 for _ in _transactions(entries))
+        work.adopted += sum(1 for _ in transactions_of(entries))
+
+    async def _known(self, entries: Sequence[Entry]) -> Known:
+        """The users and holds of these entries, as the ledger has them."""
+        items = (item for entry in entries for item in entry.items)
+        names = {item.user_id for item in items if not isinstance(item, RefusedItem)}
+        accounts = select(
+            users.c.id,
+            micros_of(users.c.credits).label("balance"),
+            users.c.sequence,
+            micros_of(users.c.reserved).label("reserved"),
+        ).where(users.c.id.in_(names))
+        columns = holds.c
+        open_or_not = select(
+            columns.id,
+            columns.state,
+            micros_of(columns.amount).label("amount"),
+            micros_of(columns.reserved).label("reserved"),
+            micros_of(columns.captured).label("captured"),
+            columns.expires_at,
+        ).where(columns.id.in_(hold_ids(entries)))
+        known = Known()
+        async with reading(self._database) as connection:
+            for row in await connection.execute(accounts):
+                known.accounts[row.id] = KnownAccount(
+                    int(row.balance), int(row.sequence), int(row.reserved)
+                )
+            for row in await connection.execute(open_or_not):
+                known.holds[row.id] = HoldFacts(
+                    hold_id=row.id,
+                    state=row.state,
+                    amount=int(row.amount),
+                    reserved=int(row.reserved),
+                    captured=int(row.captured),
+                    expires_ms=to_ms(row.expires_at),
+                    change=0,
+                    total=0,
+                )
+        return known
 
     async def _ahead_of(self, work: RepairWork) -> int:
         """Transactions of the ledger after the last entry that both had, adopted ones excepted."""
@@ -293,7 +347,7 @@ class Repair:
                 record.result,
                 users.c.membership_expires_at,
             )
-            .join(transactions, transaction.id == record.transaction_id)
+            .outerjoin(transactions, transaction.id == record.transaction_id)
             .join(users, users.c.id == record.user_id)
             .where(record.expires_at > now)
             .order_by(record.user_id, record.key)
@@ -344,87 +398,15 @@ async def _pages(work: RepairWork) -> AsyncIterator[list[Entry]]:
         start = b"(" + found[-1][0]
 
 
-def _transactions(entries: Iterable[Entry]) -> Iterator[TransactionItem]:
-    return (item for entry in entries for item in entry.items if isinstance(item, TransactionItem))
-
-
 def _compare(work: RepairWork, page: Sequence[Entry], recorded: Mapping[str, EntryId]) -> None:
     """Note the last entry that both sides have."""
     for entry in page:
-        names = [item.transaction_id for item in _transactions([entry])]
+        names = [item.transaction_id for item in transactions_of([entry])]
         if names and all(recorded.get(name) == entry.id for name in names):
             work.common = max(work.common, entry.id)
 
 
-def _missing(
-    page: Sequence[Entry], recorded: Mapping[str, EntryId], position: EntryId
-) -> list[Entry]:
-    """Of these entries, what the ledger lacks.
-
-    Refusals have no id. Those beside a transaction that is recorded are recorded, and those of an entry
-    up to the position as well.
-    """
-    found: list[Entry] = []
-    for entry in page:
-        ours = [*_transactions([entry])]
-        is_recorded = any(item.transaction_id in recorded for item in ours)
-        is_before = not ours and entry.id <= position
-        items: list[Item] = [
-            item
-            for item in entry.items
-            if (
-                item.transaction_id not in recorded
-                if isinstance(item, TransactionItem)
-                else not is_recorded and not is_before
-            )
-        ]
-        if items:
-            found.append(Entry(entry.id, entry.time_us, tuple(items), entry.fields))
-    return found
-
-
-def _adopted(entry: Entry, name: EntryId, accounts: dict[str, tuple[int, int]]) -> Entry:
-    """The entry under its new name, its transactions on top of what the users have.
-
-    Raises:
-        ChainBrokenError: The ledger does not know a user.
-    """
-    items: list[Item] = []
-    for item in entry.items:
-        if not isinstance(item, TransactionItem):
-            items.append(item)
-            continue
-        if item.user_id not in accounts:
-            raise ChainBrokenError(
-                f"user {item.user_id!r} of entry {entry.id} is not in the ledger"
-            )
-        balance, sequence = accounts[item.user_id]
-        balance, sequence = balance + item.delta, sequence + 1
-        accounts[item.user_id] = balance, sequence
-        items.append(
-            replace(
-                item,
-                sequence=sequence,
-                balance_after=balance,
-                metadata=_with_origin(item, entry.id),
-            ),
-        )
-    return Entry(name, entry.time_us, tuple(items), entry.fields)
-
-
-def _with_origin(item: TransactionItem, entry_id: EntryId) -> bytes:
-    """The metadata with what the caller was told: sequence and balance of the other history."""
-    told = (
-        f'{{"adoptedFrom":{{"entry":"{entry_id}","sequence":{item.sequence}'
-        f',"balanceAfter":{json_number(item.balance_after)}}}}}'
-    )
-    try:
-        return merged(item.metadata.decode(), JsonText(told)).encode()
-    except ValueError:
-        return item.metadata  # unreadable as it was; it is set aside like any other
-
-
-def _remembering(keys: PartitionKeys, user: bytes, row: Any, now: datetime) -> bytes:
+def _remembering(keys: PartitionKeys, user: bytes, row: Any, result: str, now: datetime) -> bytes:
     """The request that puts a record back where there is none."""
     expires_ms = to_ms(row.expires_at)
     record = b"\0".join(
@@ -432,7 +414,7 @@ def _remembering(keys: PartitionKeys, user: bytes, row: Any, now: datetime) -> b
             row.fingerprint.encode(),
             row.transaction_id.encode(),
             b"%d" % expires_ms,
-            _result(row).encode(),
+            result.encode(),
         ),
     )
     life_ms = max(1, expires_ms - to_ms(now))
@@ -440,8 +422,13 @@ def _remembering(keys: PartitionKeys, user: bytes, row: Any, now: datetime) -> b
     return pack((b"SET", key, record, b"PX", b"%d" % life_ms, b"NX"))
 
 
-def _result(row: Any) -> str:
-    """What the script told the first caller, as it is remembered."""
+def _result(row: Any) -> str | None:
+    """What the script told the first caller, as it is remembered; None where it told nothing."""
+    told: str | None = row.result.get("told")
+    if told is not None:
+        return told.replace(" ", "\0")
+    if row.kind is None:  # a user who was created without first credits
+        return None
     if row.kind != "tier":
         return f"{abs(row.amount)}\0{row.balance_after}"
     expires_at: datetime | None = row.membership_expires_at

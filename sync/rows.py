@@ -1,8 +1,9 @@
 """From journal entries to rows of the ledger. Pure: what a batch will write, and whether it chains.
 
 One transaction item becomes a row of `transactions`, its success in `audit_logs`, the record of its
-key, and a step of its user's balance. A refused item becomes a row of `audit_logs` only. Names inside
-metadata are the reference's.
+key, and a step of its user's balance. What is done to a hold becomes a step of that hold and of what
+its user has reserved; a capture is both. A refused item becomes a row of `audit_logs` only. Names
+inside metadata are the reference's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from credits_fast.entries import (
     NOTHING_YET,
     Entry,
     EntryId,
+    HoldFacts,
+    HoldItem,
     Item,
     MalformedEntryError,
     RefusedItem,
@@ -38,6 +41,9 @@ __all__ = [
     "Batch",
     "ChainBrokenError",
     "DeadLetterRow",
+    "HeldStep",
+    "HoldRow",
+    "HoldStep",
     "IdempotencyRow",
     "TransactionRow",
     "batch_of",
@@ -89,6 +95,25 @@ IdempotencyRow: TypeAlias = tuple[str, str, str, str, str, datetime, datetime]
 batch is whole: Python's collector of garbage never looks at one of plain values twice."""
 
 
+class HoldRow(NamedTuple):
+    """A row of `holds`; amounts in micro-credits."""
+
+    id: str
+    user_id: str
+    action: str
+    state: str
+    amount: int
+    reserved: int
+    captured: int
+    tier: str | None
+    audited: bool
+    metadata: str
+    idempotency_key: str | None
+    created_at: datetime
+    expires_at: datetime
+    finished_at: datetime | None
+
+
 class DeadLetterRow(NamedTuple):
     """A row of `dead_letters`."""
 
@@ -108,6 +133,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         *("user_id", "key", "fingerprint", "transaction_id", "result"),
         *("created_at", "expires_at"),
     ),
+    "holds": (*HoldRow._fields, "partition"),
     "dead_letters": (*DeadLetterRow._fields, "partition"),
 }
 """The columns a batch writes of each table, in the order in which its rows are encoded."""
@@ -137,6 +163,33 @@ class AccountStep:
 
 
 @dataclass(slots=True)
+class HeldStep:
+    """From where to where a batch moves what a user has reserved, in micro-credits.
+
+    Attributes:
+        before: What all holds of the user kept before the first item about one.
+        after: What they keep after the last.
+    """
+
+    before: int
+    after: int
+
+
+@dataclass(slots=True)
+class HoldStep:
+    """From where to where a batch moves a hold; amounts in micro-credits.
+
+    Attributes:
+        before: What it kept and what was captured of it before the batch, None where the batch makes it.
+        row: The row afterwards. Where the batch does not make it, only state, amounts and times of it
+            are known.
+    """
+
+    before: tuple[int, int] | None
+    row: HoldRow
+
+
+@dataclass(slots=True)
 class Batch:
     """What some consecutive entries of one partition write.
 
@@ -151,6 +204,8 @@ class Batch:
         audit: Rows that are not encoded yet.
         records: The record of each user's key.
         accounts: The step of each user.
+        held: The step of what each user has reserved.
+        holds: The step of each hold.
         dead_letters: What could not be read.
         refusals: How many refusals of each code there are.
         encoded: By table, the rows as the ledger's database takes them, in pieces.
@@ -168,9 +223,16 @@ class Batch:
         default_factory=dict[tuple[str, str], IdempotencyRow],
     )
     accounts: dict[str, AccountStep] = field(default_factory=dict[str, AccountStep])
+    held: dict[str, HeldStep] = field(default_factory=dict[str, HeldStep])
+    holds: dict[str, HoldStep] = field(default_factory=dict[str, HoldStep])
     dead_letters: list[DeadLetterRow] = field(default_factory=list[DeadLetterRow])
     refusals: dict[str, int] = field(default_factory=dict[str, int])
     encoded: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+
+    @property
+    def new_holds(self) -> list[HoldRow]:
+        """The holds that the batch makes, as they are at its end."""
+        return [step.row for step in self.holds.values() if step.before is None]
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -217,16 +279,22 @@ def _add_entry(batch: Batch, entry: Entry) -> None:
             code = failure.error_code or ""
             batch.refusals[code] = batch.refusals.get(code, 0) + 1
             batch.audit.append(failure)
+            continue
+        if isinstance(item, HoldItem):
+            facts = _hold_facts(item)
+            _hold_step(batch, item, item.hold, moment, given)
         else:
             facts = _facts(item)
             _step(batch, item, moment)
+            if item.hold is not None:
+                _hold_step(batch, item, item.hold, moment, given)
             batch.transactions.append(_transaction(entry.id, item, given, facts, moment))
-            if item.audited:
-                batch.audit.append(_success(item, given, facts, moment))
-            if item.key:
-                if item.ttl_ms not in expiries:
-                    expiries[item.ttl_ms] = moment + timedelta(milliseconds=item.ttl_ms)
-                _remember(batch, item, facts, moment, expiries[item.ttl_ms])
+        if item.audited:
+            batch.audit.append(_success(item, given, facts, moment))
+        if item.key:
+            if item.ttl_ms not in expiries:
+                expiries[item.ttl_ms] = moment + timedelta(milliseconds=item.ttl_ms)
+            _remember(batch, item, facts, moment, expiries[item.ttl_ms])
 
 
 def _transaction(
@@ -243,7 +311,7 @@ def _transaction(
         item.balance_after,
         _ledger_metadata(item, given, facts),
         item.key or None,
-        (item.extra or None) if item.kind == "refund" else None,
+        _related(item),
         entry_id[0],
         entry_id[1],
         item.index,
@@ -251,10 +319,22 @@ def _transaction(
     )
 
 
-def _success(item: TransactionItem, given: _Given, facts: str, moment: datetime) -> AuditRow:
+def _related(item: TransactionItem) -> str | None:
+    """The charge a refund gives back, or the hold that is captured."""
+    if item.hold is not None:
+        return item.hold.hold_id
+    return (item.extra or None) if item.kind == "refund" else None
+
+
+def _success(
+    item: TransactionItem | HoldItem, given: _Given, facts: str, moment: datetime
+) -> AuditRow:
+    if isinstance(item, HoldItem):
+        metadata = given.under(f'"operation":{quoted_text(item.action)},{facts}', _HOLD_AUDIT_NAMES)
+        return AuditRow(item.user_id, item.verb, "success", metadata, None, None, None, moment)
     return AuditRow(
         item.user_id,
-        item.tier.verb if item.tier else item.kind,
+        item.tier.verb if item.tier else "capture" if item.hold else item.kind,
         "success",
         _audit_metadata(item, given, facts),
         None,
@@ -284,21 +364,89 @@ def _step(batch: Batch, item: TransactionItem, moment: datetime) -> None:
         step.expires_at = None if expires_ms is None else from_ms(expires_ms)
 
 
+def _hold_step(
+    batch: Batch,
+    item: TransactionItem | HoldItem,
+    hold: HoldFacts,
+    moment: datetime,
+    given: _Given,
+) -> None:
+    """Move a hold, and what its user has reserved.
+
+    Raises:
+        ChainBrokenError: One of them is not where what came before has left it.
+    """
+    kept = hold.reserved - hold.change
+    captured = hold.captured + (item.delta if isinstance(item, TransactionItem) else 0)
+    step, held = batch.holds.get(hold.hold_id), batch.held.get(item.user_id)
+    is_new = isinstance(item, HoldItem) and item.verb == "reserve"
+    there = None if step is None else (step.row.reserved, step.row.captured, step.row.state)
+    follows = step is None if is_new else there in {None, (kept, captured, "reserved")}
+    if not follows or (held is not None and held.after != hold.total - hold.change):
+        raise ChainBrokenError(
+            f"user {item.user_id!r}: hold {hold.hold_id} is {hold.state} after it kept {kept} "
+            f"micro-credits of {hold.total - hold.change}, and not {there} of "
+            f"{held.after if held else 'any'}",
+        )
+    if held is None:
+        batch.held[item.user_id] = HeldStep(hold.total - hold.change, hold.total)
+    else:
+        held.after = hold.total
+    before = step.before if step is not None else None if is_new else (kept, captured)
+    row = _new_hold(item, given, moment) if step is None else step.row
+    batch.holds[hold.hold_id] = HoldStep(before, _moved(row, hold, moment))
+
+
+def _new_hold(item: TransactionItem | HoldItem, given: _Given, moment: datetime) -> HoldRow:
+    """The row of a hold as the item that makes it has it; of any other hold most is not needed."""
+    return HoldRow(
+        id=item.hold.hold_id if item.hold else "",
+        user_id=item.user_id,
+        action=item.action,
+        state="reserved",
+        amount=0,
+        reserved=0,
+        captured=0,
+        tier=(item.tier or None) if isinstance(item, HoldItem) else None,
+        audited=item.audited,
+        metadata=_priced_metadata(item, given, item.hold.amount if item.hold else 0),
+        idempotency_key=item.key or None,
+        created_at=moment,
+        expires_at=moment,
+        finished_at=None,
+    )
+
+
+def _moved(row: HoldRow, hold: HoldFacts, moment: datetime) -> HoldRow:
+    return row._replace(
+        state=hold.state,
+        amount=hold.amount,
+        reserved=hold.reserved,
+        captured=hold.captured,
+        expires_at=from_ms(hold.expires_ms),
+        finished_at=None if hold.state == "reserved" else moment,
+    )
+
+
 def _remember(
-    batch: Batch, item: TransactionItem, facts: str, moment: datetime, expires_at: datetime
+    batch: Batch,
+    item: TransactionItem | HoldItem,
+    facts: str,
+    moment: datetime,
+    expires_at: datetime,
 ) -> None:
     """The record of a key; within a batch the first one stands, unless it had expired."""
     place = (item.user_id, item.key)
     earlier = batch.records.get(place)
     if earlier is not None and earlier[-1] >= moment:
         return
-    transaction = quoted_text(item.transaction_id)
+    name = item.operation_id if isinstance(item, HoldItem) else item.transaction_id
     batch.records[place] = (
         item.user_id,
         item.key,
         item.fingerprint,
-        item.transaction_id,
-        f'{{"success":true,"transactionId":{transaction},{facts}}}',
+        name,
+        f'{{"success":true,"transactionId":{quoted_text(name)},{facts}{_told(item)}}}',
         moment,
         expires_at,
     )
@@ -330,11 +478,14 @@ _BALANCES: Final = frozenset({"balanceBefore", "balanceAfter"})
 _TIERS: Final = frozenset({"oldTier", "newTier", "oldCredits", "newCredits", "creditsDelta"})
 _EXPIRY: Final = frozenset({"clearExpiration", "membershipExpiresAt"})
 _NAMES: Final[dict[str, frozenset[str]]] = {
-    "charge": _BALANCES | {"cost"},
+    "charge": _BALANCES | {"cost", "holdId", "price"},
     "grant": _BALANCES | {"amount"},
     "refund": _BALANCES | {"amount"},
     "tier": _TIERS | _EXPIRY,
 }
+_HOLD_AUDIT_NAMES: Final = frozenset(
+    {"operation", "holdId", "amount", "reserved", "expiresAt", "balance"}
+)
 _DYNAMIC: Final = frozenset({"dynamicCost"})
 _AUDIT_NAMES: Final = {
     kind: names | {"operation", "transactionId"} for kind, names in _NAMES.items()
@@ -350,11 +501,42 @@ def _facts(item: TransactionItem) -> str:
             f'"oldTier":{old},"newTier":{quoted_text(item.tier.new_tier)},"oldCredits":{before}'
             f',"newCredits":{after},"creditsDelta":{json_number(item.delta)}'
         )
-    if item.kind == "charge":
+    if item.hold is not None:
+        price = json_number(item.hold.price)
+        hold = f'"holdId":{quoted_text(item.hold.hold_id)},"price":{price}'
+        amount = f'"cost":{json_number(-item.delta)},{hold}'
+    elif item.kind == "charge":
         amount = f'"cost":{json_number(-item.delta)}'
     else:
         amount = f'"amount":{json_number(item.delta)}'
     return f'{amount},"balanceBefore":{before},"balanceAfter":{after}'
+
+
+def _hold_facts(item: HoldItem) -> str:
+    """The numbers of a hold that was made or given up; reserved is what the user's holds keep."""
+    hold = item.hold
+    amount = hold.amount if item.verb == "reserve" else -hold.change
+    return (
+        f'"holdId":{quoted_text(hold.hold_id)},"amount":{json_number(amount)}'
+        f',"expiresAt":{quoted_text(iso(from_ms(hold.expires_ms)))}'
+        f',"balance":{json_number(item.balance)},"reserved":{json_number(hold.total)}'
+    )
+
+
+def _told(item: TransactionItem | HoldItem) -> str:
+    """What the script told its caller about a hold, exactly: a repeated call is told it again."""
+    hold = item.hold
+    if hold is None:
+        return ""
+    told: tuple[int, ...]
+    if isinstance(item, TransactionItem):
+        final = int(hold.state == "captured")
+        told = (-item.delta, item.balance_after, hold.price, hold.reserved, final)
+    elif item.verb == "reserve":
+        told = (hold.amount, hold.expires_ms, item.balance, hold.total)
+    else:
+        told = (-hold.change, item.balance, hold.total)
+    return f',"told":"{" ".join(map(str, told))}"'
 
 
 def _audit_metadata(item: TransactionItem, given: _Given, facts: str) -> str:
@@ -369,10 +551,15 @@ def _audit_metadata(item: TransactionItem, given: _Given, facts: str) -> str:
 def _ledger_metadata(item: TransactionItem, given: _Given, facts: str) -> str:
     if item.tier is not None:
         return given.under(facts + _expiry_fact(item), _NAMES[item.kind])
+    return _priced_metadata(item, given, -item.delta)
+
+
+def _priced_metadata(item: TransactionItem | HoldItem, given: _Given, cost: int) -> str:
+    """The caller's members, and how the price came about where a formula gave it."""
     if item.formula:
         dynamic = (
             f'{{"formula":{quoted_text(item.formula)},"variables":{item.extra or "{}"}'
-            f',"rawCost":{item.raw_cost},"finalCost":{json_number(-item.delta)}}}'
+            f',"rawCost":{item.raw_cost},"finalCost":{json_number(cost)}}}'
         )
         return given.under(f'"dynamicCost":{dynamic}', _DYNAMIC)
     return given.text or "{}"
@@ -409,7 +596,7 @@ def _failure_facts(item: RefusedItem, message: str) -> dict[str, Any]:
     refusal = item.refusal
     facts: dict[str, Any] = {"error": message}
     match item.verb:
-        case "charge":
+        case "charge" | "reserve" | "capture":
             facts["operation"] = item.action
             if refusal.code == UNPRICED:
                 facts |= unpriced_facts(refusal)
@@ -420,6 +607,8 @@ def _failure_facts(item: RefusedItem, message: str) -> dict[str, Any]:
             facts["targetTier"] = refusal.subject or None
         case "downgradeTier":
             facts |= {"targetTier": refusal.subject or None, "clearExpiration": item.extra == "1"}
+        case "release":
+            facts["operation"] = item.action
         case "validateAccess":
             facts["targetAction"] = item.action
         case _:
@@ -446,7 +635,7 @@ def _given(batch: Batch, entry: Entry, item: Item, moment: datetime) -> _Given:
                 entry_id=str(entry.id),
                 entry_item=item.index,
                 user_id=item.refusal.user_id if isinstance(item, RefusedItem) else item.user_id,
-                transaction_id=None if isinstance(item, RefusedItem) else item.transaction_id,
+                transaction_id=item.transaction_id if isinstance(item, TransactionItem) else None,
                 raw=item.metadata,
                 error=f"metadata cannot be read: {error}"[:500],
                 created_at=moment,

@@ -2,14 +2,16 @@
 
     users                 one row a user: balance and membership as of the last recorded transaction
     transactions          the ledger: one row for every change of a balance
+    holds                 credits kept for charges to come: what each hold keeps, and what became of it
     audit_logs            what was done and what was refused; its user need not exist
     idempotency_records   which key was used for what, until it expires
     sync_partitions       how far each partition is recorded, which worker owns it, why it is set aside
     sync_workers          which workers are alive
     dead_letters          what of the journal could not be read, kept as it came
 
-The first four have the reference's fields, in snake case. Amounts are exact decimals of six places:
-NUMERIC(20, 6), and in SQLite, which has no decimals, text that reads the same.
+Users, transactions, audit logs and idempotency records have the reference's fields, in snake case.
+Amounts are exact decimals of six places: NUMERIC(20, 6), and in SQLite, which has no decimals, text
+that reads the same.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -58,6 +61,7 @@ __all__ = [
     "Moment",
     "audit_logs",
     "dead_letters",
+    "holds",
     "idempotency_records",
     "metadata",
     "micros_of",
@@ -229,6 +233,58 @@ transactions = Table(
         "related_id",
         postgresql_where=text("related_id IS NOT NULL"),
         sqlite_where=text("related_id IS NOT NULL"),
+    ),
+)
+
+_STATES: Final = "'reserved', 'captured', 'released', 'expired'"
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", String(_TRANSACTION_ID_LENGTH)),
+    Column("user_id", String(_ID_LENGTH), ForeignKey("users.id"), nullable=False),
+    Column("action", String(_ID_LENGTH), nullable=False),
+    Column("state", String(_WORD_LENGTH), nullable=False),
+    Column("amount", Credits, nullable=False),
+    Column("reserved", Credits, nullable=False),
+    Column("captured", Credits, nullable=False),
+    Column("tier", String(_ID_LENGTH)),
+    Column("audited", Boolean, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("idempotency_key", String(_ID_LENGTH)),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("finished_at", Moment),
+    Column("partition", Integer, nullable=False),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint(f"state IN ({_STATES})", name="state_known"),
+    CheckConstraint("(state = 'reserved') = (finished_at IS NULL)", name="finished_at_the_end"),
+    CheckConstraint(
+        "reserved >= 0 AND amount >= reserved AND captured >= 0"
+        " AND (state = 'reserved' OR reserved = 0)",
+        name="amounts_fit",
+    ).ddl_if(dialect="postgresql"),
+    CheckConstraint(
+        # Text with six places each: without the point it is a whole number.
+        "CAST(REPLACE(reserved, '.', '') AS INTEGER) >= 0"
+        " AND CAST(REPLACE(amount, '.', '') AS INTEGER)"
+        " >= CAST(REPLACE(reserved, '.', '') AS INTEGER)"
+        " AND CAST(REPLACE(captured, '.', '') AS INTEGER) >= 0"
+        " AND (state = 'reserved' OR CAST(REPLACE(reserved, '.', '') AS INTEGER) = 0)",
+        name="amounts_fit",
+    ).ddl_if(dialect="sqlite"),
+    Index("ix_holds_user_id_created_at", "user_id", "created_at"),
+    Index(
+        "ix_holds_open_user_id",
+        "user_id",
+        postgresql_where=text("state = 'reserved'"),
+        sqlite_where=text("state = 'reserved'"),
+    ),
+    Index(
+        "ix_holds_open_expires_at",
+        "expires_at",
+        postgresql_where=text("state = 'reserved'"),
+        sqlite_where=text("state = 'reserved'"),
     ),
 )
 

@@ -38,6 +38,7 @@ from credits_fast.routing import router_to
 from credits_fast.sync.journal import ForkedError, Journal, Look, RawEntry, after
 from credits_fast.sync.lease import Claim, Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
+from credits_fast.sync.overdue import Overdue
 from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, shares
 from credits_fast.sync.repair import LedgerBehindError, Repair, Repaired, RepairWork
 from credits_fast.sync.rows import Batch, ChainBrokenError
@@ -121,6 +122,7 @@ class SyncWorker:
         self.repaired: list[Repaired] = []
         self._config = config
         self._clock = clock or (lambda: datetime.now(UTC))
+        self._is_clock_given = clock is not None
         self.tally = Tally()
         self.database = database
         self.partitions = partitions
@@ -131,10 +133,12 @@ class SyncWorker:
         self._leases = Leases(database, self.id, config.lease_ms)
         self._admission = Admission(partitions, database, self.router)
         self._repair = Repair(partitions, self.router, database, self._ledger)
+        self._overdue = Overdue(partitions, self.router, database)
         self._owned: dict[int, _Owned] = {}
         self._ahead: list[Batch] = []
         self._renew_at = 0.0
         self._clean_at = 0.0
+        self._expire_at = 0.0
 
     @property
     def owned(self) -> frozenset[int]:
@@ -211,6 +215,7 @@ class SyncWorker:
     async def _carry(self, *, reads_ahead: bool = True) -> int:
         """How many decisions were carried; while behind, the next ones are read meanwhile."""
         await self._keep_leases()
+        await self._expire()
         batches = self._still_following(self._ahead) or await self._read()
         self._ahead = []
         if reads_ahead and self._is_behind():
@@ -399,6 +404,16 @@ class SyncWorker:
             if owned.set_aside and not owned.is_told:
                 await self._leases.set_aside(number, owned.claim.fence, owned.set_aside)
                 owned.is_told = True
+
+    async def _expire(self) -> None:
+        """Have holds finished whose time is over; this very step carries what comes of it."""
+        carried = [number for number, owned in self._owned.items() if owned.is_carried]
+        if time.monotonic() < self._expire_at or not carried:
+            return
+        now = self._clock()
+        now_us = b"%d" % round(now.timestamp() * 1_000_000) if self._is_clock_given else b""
+        await self._overdue.finish(carried, now, now_us)
+        self._expire_at = time.monotonic() + self._config.expire_ms / 1_000
 
     async def _clean(self) -> None:
         if time.monotonic() < self._clean_at or 0 not in self._owned:

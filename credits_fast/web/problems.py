@@ -16,8 +16,12 @@ from typing import Any, Final
 from credits_fast.errors import (
     BackPressureError,
     BalanceLimitError,
+    CaptureExceedsHoldError,
     CreditsError,
     FormulaEvaluationError,
+    HoldFinishedError,
+    HoldLimitError,
+    HoldNotFoundError,
     IdempotencyKeyConflictError,
     InsufficientCreditsError,
     InvalidArgumentError,
@@ -96,8 +100,8 @@ _TABLE: Final[dict[type[CreditsError], _Row]] = {
         402,
         "insufficient-credits",
         "Not enough credits",
-        "{required} credits are required, {available} are available.",
-        ("required", "available"),
+        "{required} credits are required, {available} are available, {reserved} more are held.",
+        ("required", "available", "reserved"),
     ),
     MembershipRequiredError: _Row(
         403,
@@ -113,6 +117,28 @@ _TABLE: Final[dict[type[CreditsError], _Row]] = {
         "Unknown transaction",
         "There is no charge {transaction_id}.",
         ("transaction_id",),
+    ),
+    HoldNotFoundError: _Row(404, "hold-not-found", "Unknown hold", "", ("hold_id",)),
+    HoldFinishedError: _Row(
+        409,
+        "hold-finished",
+        "The hold is finished",
+        "It is {state}, and stays so.",
+        ("hold_id", "state"),
+    ),
+    CaptureExceedsHoldError: _Row(
+        409,
+        "capture-exceeds-hold",
+        "More than is held",
+        "{required} credits are required, {reserved} are held.",
+        ("hold_id", "required", "reserved"),
+    ),
+    HoldLimitError: _Row(
+        429,
+        "hold-limit",
+        "Too many requests are under way",
+        "{open_max} at once are allowed.",
+        ("open_max",),
     ),
     UserAlreadyExistsError: _Row(409, "user-already-exists", "The user exists already"),
     RepeatedRequestError: _Row(
@@ -195,8 +221,8 @@ def problem_response(error: CreditsError, *, types: str = TYPES) -> ProblemRespo
         >>> response = problem_response(InsufficientCreditsError("ada", Decimal(13), Decimal("2.5")))
         >>> print(response.status, response.body.decode())
         402 {"type":"urn:credits-fast:insufficient-credits","title":"Not enough credits","status":402,\
-"code":"INSUFFICIENT_CREDITS","detail":"13 credits are required, 2.5 are available.",\
-"required":"13","available":"2.5"}
+"code":"INSUFFICIENT_CREDITS","detail":"13 credits are required, 2.5 are available, 0 more are held.",\
+"required":"13","available":"2.5","reserved":"0"}
     """
     row = _row(type(error))
     facts = {name: _shown(getattr(error, name)) for name in row.facts}

@@ -4,7 +4,8 @@
 --   entry balance reserved sequence expires tier      separated by a blank
 --
 -- entry is the journal entry of the last change, the first of its epoch where the account was loaded;
--- expires is in milliseconds; without a membership expires and tier are empty.
+-- expires is in milliseconds; without a membership expires and tier are empty. Where reserved is not
+-- zero it has `/` and a moment behind it, in milliseconds, up to which no hold of it has expired.
 --
 -- An account of an earlier epoch is of a history that was lost: as good as absent.
 
@@ -21,7 +22,7 @@ local function account_of(key, found, epoch)
     account = found
   end
   local balance, reserved, sequence, expires, tier =
-    match(account, '^%S* (%-?%d+) (%d+) (%d+) (%d*) (.*)$')
+    match(account, '^%S* (%-?%d+) ([%d/]+) (%d+) (%d*) (.*)$')
   return tonumber(balance), tonumber(sequence), reserved, expires, tier
 end
 
@@ -32,4 +33,28 @@ end
 
 local function has_expired(expires, now_ms)
   return expires ~= '' and now_ms > tonumber(expires)
+end
+
+-- What is held, as a number; and the moment up to which no hold of it has expired.
+local function held_of(reserved)
+  local amount, lapses = match(reserved, '^(%d+)/?(%d*)$')
+  return tonumber(amount), tonumber(lapses)
+end
+
+local function reserved_text(amount, lapses)
+  if amount == 0 or not lapses then
+    return text(amount)
+  end
+  return text(amount) .. '/' .. text(lapses)
+end
+
+-- Whether a hold may have expired whose credits still count as reserved.
+local function is_overdue(reserved, now_ms)
+  local _, lapses = held_of(reserved)
+  return lapses and now_ms > lapses
+end
+
+-- What is held as a refusal tells it: nothing where nothing is.
+local function told_held(reserved)
+  return reserved ~= '0' and text((held_of(reserved))) or nil
 end

@@ -14,15 +14,15 @@ from typing import Any, Final
 from sqlalchemy import insert
 
 from credits_fast import CreditsEngine
-from credits_fast.acknowledgement import Receipt
 from credits_fast.amounts import MICROS_MAX, PLACES, to_credits, to_micros
-from credits_fast.courier import Courier
+from credits_fast.carrying import Carrier
 from credits_fast.database import writing
-from credits_fast.dispatch import Dispatcher
 from credits_fast.json_text import JsonText, quoted
+from credits_fast.pending import Pending
 from credits_fast.sync.tables import idempotency_records, transactions, users
 from credits_fast.testing import CreditsKit
-from credits_fast.wire import Call, Operation, to_ms
+from credits_fast.types import Level
+from credits_fast.wire import Operation, to_ms
 from tests.conformance.cases import Case, Object, decoded
 from tests.conformance.matching import number
 from tests.conformance.operations import CHANGING, NoCounterpartError, json_like, perform
@@ -128,24 +128,18 @@ class _AskedError(Exception):
         self.operation = operation
 
 
-class _Asking(Courier):
+class _Asking(Carrier):
     """Takes nothing anywhere: it only tells what it was given."""
 
     def __init__(self) -> None:
         pass
 
-    async def deliver(
+    async def carry_out(
         self,
-        verb: str,  # noqa: ARG002  # the signature is the courier's
-        operation: Operation,
-        call: Call,  # noqa: ARG002
-        *,
-        subject: str = "",  # noqa: ARG002
-        extra: bytes = b"",  # noqa: ARG002
-        via: Dispatcher | None = None,  # noqa: ARG002
-        receipt: Receipt | None = None,  # noqa: ARG002
-    ) -> bytes:
-        raise _AskedError(operation)
+        pending: Pending[Any],
+        acknowledge: Level | None,  # noqa: ARG002  # the signature is the carrier's
+    ) -> Any:
+        raise _AskedError(pending.operation)
 
 
 async def _remember(kit: CreditsKit, case: Case, record: Object) -> None:
@@ -187,7 +181,7 @@ async def _operation(kit: CreditsKit, step: Object) -> Operation:
     asking = CreditsEngine(
         engine.config, redis=engine.endpoint, database=kit.database, clock=kit.clock
     )
-    asking._courier = _Asking()
+    asking._carrier = _Asking()
     try:
         await perform(asking, step["op"], decoded(step["args"]))
     except _AskedError as asked:

@@ -13,11 +13,14 @@ from credits_fast.scripts import SCRIPTS, source
 
 LUA = Path(__file__).parents[2] / "lua"
 
-BATCHED = ("charge", "grant", "refund", "set_tier")
+BATCHED = ("capture", "charge", "grant", "refund", "release", "reserve", "set_tier")
 """The verbs whose items `shared/batch.lua` reads."""
 EVERY_VERBS = ("fingerprint", "ttl_ms", "life_ms", "audited")
 """The terms that all verbs have; `terms_of` reads them."""
-NOT_ERRORS = {"back_pressure", "cold", "cold_charge", "fenced", "unopened", "incompatible"}
+NOT_ERRORS = {
+    *("back_pressure", "cold", "cold_charge", "overdue", "unknown_hold"),
+    *("fenced", "unopened", "incompatible"),
+}
 """Replies that the library acts upon itself."""
 ADMINISTRATIVE = {"stale", "forked", "missing", "partitions", "epoch"}
 """Refusals of the scripts that keep a partition going; their callers know them."""
@@ -44,7 +47,8 @@ def documented_refusals(name: str) -> list[str]:
 
 def refusals_in_body(name: str) -> list[str]:
     found = re.findall(r"return refusal\(.*?, tail, '(\w+)'", body(name))
-    found += re.findall(r"return '(cold|cold_charge|missing|forked)'", body(name))
+    words = "cold|cold_charge|overdue|unknown_hold|missing|forked"
+    found += re.findall(rf"return '({words})'", body(name))
     found += re.findall(r"closed = '(stale)'", body(name))
     found += re.findall(r"return '(back_pressure|incompatible|partitions|epoch)\\0'", body(name))
     return found
@@ -117,10 +121,13 @@ def test_the_terms_of_an_item_are_read_in_the_order_of_the_header(name: str) -> 
     assert ["", "1", "2", "3"] == [place for _, place in read]
 
     own = re.search(r"local ([\w, ]+) = own_terms\(terms, (\d+)\)", body(name))
+    of_verb = terms[len(EVERY_VERBS) :]
+    if "option_of(" in body(name):  # which reads the number of options by itself
+        assert "options" == of_verb.pop()
     if own is None:
-        assert name == "charge"  # its only one is the number of options
+        assert (name, []) == ("charge", of_verb)
         return
-    assert terms[len(EVERY_VERBS) :] == own[1].split(", ")
+    assert of_verb == own[1].split(", ")
     assert int(own[2]) == len(own[1].split(", "))
 
 
@@ -170,8 +177,10 @@ def test_the_readme_lists_every_script_and_every_field() -> None:
     assert [*SCRIPTS] == sorted(
         re.findall(r"^\| `(\w+)` \| .* \| (?:a batch|one)", readme, re.MULTILINE)
     )
-    fields = re.findall(r"`(\w+)`", readme.split("**account**:")[1].split("**record**")[0])
+    fields = re.findall(r"`(\w+)`", readme.split("**account**:")[1].split("**hold**")[0])
     assert " ".join(fields) in text("shared/account")
+    fields = re.findall(r"`(\w+)`", readme.split("**hold**:")[1].split("**record**")[0])
+    assert " ".join(fields) in text("shared/hold")
     fields = re.findall(r"`(\w+)`", readme.split("**gate**:")[1].split("**meta**")[0])
     assert " ".join(fields) in text("shared/gate")
     meta = source("open") + source("load") + source("trim")
@@ -188,7 +197,12 @@ def test_the_key_map_is_the_one_of_the_code() -> None:
     families = {name.split(b"}:")[1][:1].decode() for name in named}
     families |= {
         name.split(b"}:")[1][:1].decode()
-        for name in (keys.account(b"u"), keys.record(b"u", b"k"), keys.refunded(b"t"))
+        for name in (
+            keys.account(b"u"),
+            keys.record(b"u", b"k"),
+            keys.refunded(b"t"),
+            keys.holds(b"u"),
+        )
     }
     assert families == set(re.findall(r"^\| `\{ns:p\.salt\}:(\w)", readme, re.MULTILINE))
 

@@ -1,6 +1,6 @@
 """The product against a dictionary: random operations, the same rules, nothing else.
 
-The model is forty lines. After every step the engine must answer what the model answers, and the
+The model is eighty lines. After every step the engine must answer what the model answers, and the
 ledger must hold what the model holds: sums conserved, never below the floor, sequences without gaps.
 """
 
@@ -33,6 +33,8 @@ CONFIG: dict[str, Any] = {
     "costs": PRICES,
     "membership": {"tiers": TIERS, "credits_caps": CAPS, "requirements": REQUIRED},
     "idempotency": {"ttl": 60},
+    "holds": {"ttl": 59, "above": "cap"},
+    "sync": {"expire_ms": 0},
     "partitions": 2,
 }
 
@@ -40,6 +42,16 @@ USERS = st.sampled_from(["ada", "bob", "nobody"])
 KEYS = st.sampled_from([None, "k1", "k2", "k3"])
 ACTIONS = st.sampled_from(["chat", "members", "nope"])
 AMOUNTS = st.integers(1, 40)
+
+
+@dataclass
+class Held:
+    """A hold: what it keeps, until when, and what it is."""
+
+    user: str
+    keeps: int
+    until: int
+    state: str = "reserved"
 
 
 @dataclass
@@ -58,6 +70,7 @@ class Model:
 
     users: dict[str, Account]
     now: int = 0
+    holds: list[Held] = field(default_factory=list[Held])
 
     def apply(self, verb: str, user: str, key: str | None, *what: Any) -> Any:
         account = self.users.get(user)
@@ -70,7 +83,7 @@ class Model:
         result = getattr(self, verb)(account, *what)
         if isinstance(result, str):
             return result
-        account.sequence += 1
+        account.sequence += verb != "reserve"
         if key is not None:
             account.keys[key] = (self.now + 60, (verb, *what), result)
         return result
@@ -82,9 +95,37 @@ class Model:
         if action not in PRICES:
             return "UNDEFINED_ACTION"
         cost = PRICES[action].get(account.tier or "", PRICES[action]["default"])
-        if account.balance < cost:
+        if self.available(account) < cost:
             return "INSUFFICIENT_CREDITS"
         account.balance -= cost
+        return account.balance
+
+    def available(self, account: Account) -> Decimal:
+        open_ones = (one for one in self.holds if one.state == "reserved" and self.now <= one.until)
+        return account.balance - sum(
+            one.keeps for one in open_ones if self.users[one.user] is account
+        )
+
+    def reserve(self, account: Account, amount: int) -> Any:
+        if self.available(account) < amount:
+            return "INSUFFICIENT_CREDITS"
+        (user,) = (name for name, one in self.users.items() if one is account)
+        self.holds.append(Held(user, amount, self.now + 59))
+        return Decimal(amount)
+
+    def finish(self, number: int, price: int | None, *, final: bool) -> Any:
+        """A capture, or a release where there is no price: the balance, or why not."""
+        hold = self.holds[number]
+        account = self.users[hold.user]
+        if hold.state != "reserved":
+            return "HOLD_FINISHED"
+        if self.now > hold.until:
+            return "HOLD_EXPIRED"
+        cost = 0 if price is None else min(price, hold.keeps)
+        hold.keeps -= cost
+        hold.state = "finished" if final else "reserved"
+        account.balance -= cost
+        account.sequence += price is not None
         return account.balance
 
     def add(self, account: Account, amount: int) -> Any:
@@ -115,6 +156,7 @@ class CreditsMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.stack = AsyncExitStack()
         self.unsynced = 0
+        self.hold_ids: list[str] = []
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -152,6 +194,36 @@ class CreditsMachine(RuleBasedStateMachine):
         expected = self.model.apply("refund", user, key, amount)
         work = self.kit.engine.refund(user, amount, "oops", idempotency_key=key)
         self.compare(expected, work, "balance_after")
+
+    @rule(user=USERS, amount=AMOUNTS, key=KEYS)
+    def reserve(self, user: str, amount: int, key: str | None) -> None:
+        expected = self.model.apply("reserve", user, key, amount)
+
+        async def reserved() -> Any:
+            made = await self.kit.engine.reserve(user, "chat", amount=amount, idempotency_key=key)
+            if not made.replayed:
+                self.hold_ids.append(made.hold_id)
+            return made
+
+        self.compare(expected, reserved(), "amount")
+        assert len(self.model.holds) == len(self.hold_ids)
+
+    @precondition(lambda self: self.hold_ids)
+    @rule(pick=st.integers(0, 99), price=st.integers(0, 50), final=st.booleans())
+    def capture(self, pick: int, price: int, final: bool) -> None:  # noqa: FBT001  # drawn by name
+        number = pick % len(self.hold_ids)
+        expected = self.model.finish(number, price, final=final)
+        user, hold = self.model.holds[number].user, self.hold_ids[number]
+        work = self.kit.engine.capture(user, "chat", hold, amount=price, final=final)
+        self.compare(expected, work, "balance_after")
+
+    @precondition(lambda self: self.hold_ids)
+    @rule(pick=st.integers(0, 99))
+    def release(self, pick: int) -> None:
+        number = pick % len(self.hold_ids)
+        expected = self.model.finish(number, None, final=True)
+        user, hold = self.model.holds[number].user, self.hold_ids[number]
+        self.compare(expected, self.kit.engine.release(user, hold), "balance")
 
     @rule(user=USERS, tier=st.sampled_from([*TIERS]), key=KEYS)
     def upgrade(self, user: str, tier: str, key: str | None) -> None:
@@ -196,7 +268,8 @@ class CreditsMachine(RuleBasedStateMachine):
             rows = self.run(self.kit.transactions(name))
             assert [*range(1, account.sequence + 1)] == [row.sequence for row in rows]
             assert account.balance == rows[-1].balance_after
-            assert min(row.balance_after for row in rows) >= 0
+            floor = min(row.balance_after for row in rows)
+            assert floor >= 0 or any(row.related_id in self.hold_ids for row in rows)
 
     @invariant()
     def balances_agree(self) -> None:

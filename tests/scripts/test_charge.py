@@ -120,7 +120,7 @@ async def test_reserved_credits_are_not_available(bench: Bench) -> None:
         charge_call(bench.operation("t2"), priced(6)),
     )
 
-    assert ["insufficient_credits 7 6", "ok 6 4"] == replies
+    assert ["insufficient_credits 7 6 4", "ok 6 4"] == replies
 
 
 async def test_a_balance_below_zero_refuses_even_what_is_free(bench: Bench) -> None:

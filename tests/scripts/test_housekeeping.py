@@ -61,9 +61,16 @@ async def test_a_partition_the_ledger_knows_is_never_created_anew(bench: Bench) 
     assert "missing" == await opened(bench, create=b"1")
 
 
-async def load(bench: Bench, *, generation: bytes = b"0", balance: bytes = b"5") -> str:
-    keys = (bench.keys.gate, bench.keys.meta, bench.keys.account(b"ada"))
-    facts = (balance, b"2", b"7", b"pro", b"123")
+async def load(
+    bench: Bench, *, generation: bytes = b"0", balance: bytes = b"5", holds: bytes = b""
+) -> str:
+    keys = (
+        bench.keys.gate,
+        bench.keys.meta,
+        bench.keys.account(b"ada"),
+        bench.keys.holds(b"ada"),
+    )
+    facts = (balance, b"2", b"7", b"pro", b"123", holds)
     (reply,) = await bench.lane.run_script("load", keys, (generation, *facts))
     return str(reply.decode())
 

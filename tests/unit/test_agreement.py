@@ -34,7 +34,7 @@ def test_who_is_ahead_of_the_ledger_needs_a_second_look(held: Held | None, floor
         ("at sequence 4, and the ledger was at 5 before", 0, Held(100, 4), 5),
         ("at sequence 5, and the journal was at 6 before", 0, Held(100, 5), 6),
         ("at sequence 6, and the journal was at 7 before", 0, Held(90, 6), 7),
-        ("no number", 0, Held(0, 0, "no number"), 0),
+        ("no number", 0, Held(0, 0, problem="no number"), 0),
     ],
 )
 def test_what_cannot_be_is_told_at_first_sight(

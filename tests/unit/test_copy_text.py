@@ -14,6 +14,8 @@ from credits_fast.sync.rows import (
     AuditRow,
     Batch,
     DeadLetterRow,
+    HoldRow,
+    HoldStep,
     TransactionRow,
 )
 
@@ -45,6 +47,29 @@ def transaction(text: str, moment: datetime = MOMENT) -> TransactionRow:
     )
 
 
+def hold(text: str) -> HoldRow:
+    return HoldRow(
+        *(text, text, text, "reserved", 30_000_000, 20_000_000, 10_000_000, text, True),
+        *(text, text, MOMENT, MOMENT + timedelta(minutes=1), None),
+    )
+
+
+def test_a_hold_that_was_there_before_is_not_inserted_again() -> None:
+    batch = Batch(5, holds={"h": HoldStep(None, hold("h")), "g": HoldStep((1, 0), hold("g"))})
+
+    (line,) = read(ENCODERS["holds"](batch))
+
+    assert {
+        "id": "h",
+        "state": "reserved",
+        "reserved": "20000000e-6",
+        "audited": "True",
+        "expires_at": "2026-01-15T12:01:00+00:00",
+        "finished_at": None,
+        "partition": "5",
+    }.items() <= dict(zip(COLUMNS["holds"], line, strict=True)).items()
+
+
 def test_an_amount_is_its_micro_credits_and_what_is_absent_is_null() -> None:
     batch = Batch(5, transactions=[transaction("t")])
 
@@ -67,6 +92,7 @@ def test_every_text_comes_back_as_it_was(text: str) -> None:
         transactions=[transaction(text)],
         audit=[AuditRow(text, text, "failed", text, text, text, text, MOMENT)],
         records={("", ""): (text, text, text, text, text, MOMENT, MOMENT)},
+        holds={text: HoldStep(None, hold(text)), "known": HoldStep((1, 0), hold("known"))},
         dead_letters=[letter],
     )
 
@@ -76,7 +102,13 @@ def test_every_text_comes_back_as_it_was(text: str) -> None:
         for line in read(encode(batch))
     }
 
-    expected = {"transactions": 5, "audit_logs": 5, "idempotency_records": 5, "dead_letters": 3}
+    expected = {
+        "transactions": 5,
+        "audit_logs": 5,
+        "idempotency_records": 5,
+        "holds": 6,
+        "dead_letters": 3,
+    }
     assert expected.keys() == texts.keys()
     for table, number in expected.items():
         assert len(texts[table]) >= number, table

@@ -13,6 +13,9 @@ from credits_fast import IncompatibleFormatError
 from credits_fast.entries import (
     Entry,
     EntryId,
+    HoldFacts,
+    HoldItem,
+    HoldVerb,
     MalformedEntryError,
     RefusedItem,
     TierFacts,
@@ -257,6 +260,134 @@ def test_a_refusal_becomes_a_failed_audit_row_and_nothing_else(
     assert ([], {}, {}) == (made.transactions, made.accounts, made.records)
 
 
+RESERVE = HoldItem(
+    index=0,
+    verb="reserve",
+    operation_id="h1",
+    balance=100_000_000,
+    fingerprint="f",
+    ttl_ms=60_000,
+    audited=True,
+    hold=HoldFacts(
+        *("h1", "reserved", 30_000_000, 30_000_000, 0),
+        *(TIME_US // 1_000 + 5, 30_000_000, 50_000_000),
+    ),
+    user_id="ada",
+    action="chat",
+    key="k",
+    extra='{"t":3456}',
+    metadata=b'{"r":"1","holdId":0}',
+    tier="pro",
+    raw_cost="29.999",
+    formula="{t} * 1",
+)
+CAPTURE = replace(
+    CHARGE,
+    transaction_id="t1",
+    delta=-13_000_000,
+    balance_after=87_000_000,
+    formula="",
+    hold=HoldFacts(
+        *("h1", "captured", 30_000_000, 0, 13_000_000),
+        *(TIME_US // 1_000 + 5, -30_000_000, 20_000_000, 14_000_000),
+    ),
+)
+
+
+def finished(verb: HoldVerb, **changes: Any) -> HoldItem:
+    """The hold of `RESERVE`, given up."""
+    state: Any = {"release": "released", "expire": "expired"}[verb]
+    facts = replace(RESERVE.hold, state=state, reserved=0, change=-30_000_000, total=20_000_000)
+    item = replace(RESERVE, verb=verb, operation_id="o1", hold=replace(facts, **changes))
+    return replace(item, formula="", key="", metadata=b"", action=verb)
+
+
+def test_a_reservation_becomes_a_hold_an_audit_row_and_a_record_and_no_transaction() -> None:
+    made = batch(RESERVE)
+
+    ends = MOMENT + timedelta(milliseconds=5)
+    (row,) = made.new_holds
+    assert ("h1", "ada", "chat", "reserved", 30_000_000, 30_000_000, 0, "pro", True) == row[:9]
+    assert ("k", MOMENT, ends, None) == row[10:]
+    assert {"r": "1", "holdId": 0} == {
+        name: value for name, value in json.loads(row.metadata).items() if name != "dynamicCost"
+    }
+    assert '"rawCost":29.999,"finalCost":30' in row.metadata
+    assert ([], {}) == (made.transactions, made.accounts)
+    assert (20_000_000, 50_000_000) == (made.held["ada"].before, made.held["ada"].after)
+    (audit,) = made.audit
+    assert ("reserve", "success", None) == (audit.action, audit.status, audit.transaction_id)
+    assert {
+        "r": "1",
+        "operation": "chat",
+        "holdId": "h1",
+        "amount": 30,
+        "expiresAt": "2026-01-15T12:00:00.005Z",
+        "balance": 100,
+        "reserved": 50,
+    } == json.loads(audit.metadata)
+    record = made.records["ada", "k"]
+    assert "h1" == record[3]
+    told = f"30000000 {TIME_US // 1_000 + 5} 100000000 50000000"
+    assert told == json.loads(record[4])["told"]
+
+
+def test_a_capture_is_a_charge_that_names_its_hold_and_moves_both() -> None:
+    made = batch(CAPTURE)
+
+    (row,) = made.transactions
+    assert ("charge", "h1", -13_000_000) == (row.kind, row.related_id, row.amount)
+    (audit,) = made.audit
+    facts = json.loads(audit.metadata)
+    assert ("capture", "h1", 13, 14) == (
+        *(audit.action, facts["holdId"], facts["cost"], facts["price"]),
+    )
+    assert "13000000 87000000 14000000 0 1" == json.loads(made.records["ada", "k"][4])["told"]
+    step = made.holds["h1"]
+    assert (30_000_000, 0) == step.before
+    assert ("captured", 0, 13_000_000, MOMENT) == (
+        *(step.row.state, step.row.reserved, step.row.captured),
+        step.row.finished_at,
+    )
+    assert ([], 50_000_000, 20_000_000) == (
+        *(made.new_holds, made.held["ada"].before, made.held["ada"].after),
+    )
+
+
+@pytest.mark.parametrize(("verb", "state"), [("release", "released"), ("expire", "expired")])
+def test_a_hold_made_and_finished_in_one_batch_is_one_row_as_it_is_at_the_end(
+    verb: HoldVerb, state: str
+) -> None:
+    made = batch(RESERVE, finished(verb))
+
+    (row,) = made.new_holds
+    assert (state, 30_000_000, 0, "k", MOMENT) == (
+        *(row.state, row.amount, row.reserved, row.idempotency_key),
+        row.finished_at,
+    )
+    assert (20_000_000, 20_000_000) == (made.held["ada"].before, made.held["ada"].after)
+    assert ["reserve", verb] == [one.action for one in made.audit]
+    assert 30 == json.loads(made.audit[1].metadata)["amount"]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        (RESERVE, replace(RESERVE, key="")),
+        (RESERVE, finished("release", total=20_000_001)),
+        (RESERVE, finished("release", change=-29_999_999, total=20_000_001)),
+        (RESERVE, finished("release", captured=1)),
+        (finished("release"), finished("expire", total=-10_000_000)),
+        (RESERVE, finished("release"), replace(CAPTURE, key="")),
+        (CAPTURE, replace(RESERVE, hold=replace(RESERVE.hold, total=50_000_000))),
+    ],
+    ids=range(7),
+)
+def test_holds_that_do_not_chain_are_refused(items: tuple[Any, ...]) -> None:
+    with pytest.raises(ChainBrokenError, match="hold h1"):
+        batch(*items)
+
+
 GOOD = b"charge\0t1\x003\0-5\x0095\0f\x0060000\x002\0\0\0ada\0chat\0k\0\0"
 
 
@@ -274,6 +405,40 @@ def test_an_entry_is_decoded_field_by_field() -> None:
         item.user_id,
         item.metadata,
     )
+
+
+HOLD = b"h1\0reserved\x0030\x0020\x0010\x00123\0-10\x0025"
+
+
+def test_items_about_holds_are_decoded_field_by_field() -> None:
+    tail = b"ada\0chat\0k\0{}\0"
+    capture = (
+        b"capture\0t1\x003\0-10\x0090\0f\x0060000\x002\0" + HOLD + b"\x0011\x001.5\0{x}\0" + tail
+    )
+    reserve = b"reserve\0h1\x0090\0f\x0060000\x002\0" + HOLD + b"\0pro\x001.5\0{x}\0" + tail
+    release = b"release\0o1\x0090\0f\x0060000\x000\0" + HOLD + b"\0" + tail
+
+    raw = b"\0".join((capture, reserve, release, release.replace(b"release", b"expire")))
+    first, second, third, fourth = decode(b"1-1", [b"v", b"1", b"t", b"1", b"i", raw]).items
+
+    facts = HoldFacts("h1", "reserved", 30, 20, 10, 123, -10, 25)
+    assert isinstance(first, TransactionItem)
+    assert ("charge", replace(facts, price=11), "1.5", "{x}", "{}") == (
+        *(first.kind, first.hold, first.raw_cost, first.formula, first.extra),
+    )
+    assert isinstance(second, HoldItem)
+    assert ("reserve", "h1", 90, facts, "pro", "1.5", "{x}", True) == (
+        *(second.verb, second.operation_id, second.balance, second.hold, second.tier),
+        *(second.raw_cost, second.formula, second.audited),
+    )
+    assert isinstance(third, HoldItem)
+    assert isinstance(fourth, HoldItem)
+    assert ("release", "expire", facts, False, "ada") == (
+        *(third.verb, fourth.verb, third.hold, third.audited, fourth.user_id),
+    )
+    for wrong in (raw.replace(b"\0reserved", b"\0lost"), raw.replace(b"\x0030", b"\0x", 1)):
+        with pytest.raises(MalformedEntryError):
+            decode(b"1-1", [b"v", b"1", b"t", b"1", b"i", wrong])
 
 
 def test_an_entry_may_have_many_items_of_every_kind() -> None:

@@ -1,0 +1,206 @@
+"""Reserve, capture, release: what the engine asks of the scripts about holds.
+
+A hold that is not open is looked for in the ledger, so that its caller is told what became of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from credits_fast import arguments, hold_wire
+from credits_fast.amounts import to_micros
+from credits_fast.errors import HoldExpiredError, InvalidArgumentError
+from credits_fast.finished_holds import finished_hold
+from credits_fast.hold_wire import OpenHold
+from credits_fast.operations import canonical
+from credits_fast.pending import Pending
+from credits_fast.refusals import error_for
+from credits_fast.retry import repeat
+
+if TYPE_CHECKING:
+    from credits_fast.amounts import Amount
+    from credits_fast.carrying import Carrier
+    from credits_fast.config import CreditsConfig
+    from credits_fast.courier import Courier
+    from credits_fast.operations import Operations
+    from credits_fast.pricing import PriceList
+    from credits_fast.routing import Router
+    from credits_fast.types import (
+        AboveHold,
+        CaptureResult,
+        Level,
+        Metadata,
+        ReleaseResult,
+        ReserveResult,
+        Variables,
+    )
+
+__all__ = ["Holding", "Reserved"]
+
+_HOLD_MS_MAX: Final = 10 * 366 * 86_400_000
+_POLICIES: Final = ("debt", "cap", "refuse")
+
+
+class Reserved(NamedTuple):
+    """A reservation, and whether this very call has made it."""
+
+    result: ReserveResult
+    is_ours: bool
+
+
+class Holding:
+    """Makes and finishes holds.
+
+    Args:
+        config: The configuration.
+        operations: Makes checked operations.
+        prices: What actions cost.
+        courier: Looks at accounts.
+        carrier: Carries operations out.
+        router: Which lane leads to a partition.
+    """
+
+    def __init__(
+        self,
+        config: CreditsConfig,
+        *,
+        operations: Operations,
+        prices: PriceList,
+        courier: Courier,
+        carrier: Carrier,
+        router: Router,
+    ) -> None:
+        self._config = config
+        self._operations = operations
+        self._prices = prices
+        self._courier = courier
+        self._carrier = carrier
+        self._router = router
+
+    async def reserve(
+        self,
+        user_id: str,
+        action: str,
+        *,
+        amount: Amount | None,
+        variables: Variables | None,
+        ttl_ms: int | None,
+        idempotency_key: str | None,
+        metadata: Metadata | None,
+        acknowledge: Level | None = None,
+    ) -> Reserved:
+        """A new hold, or the one that was made under the same key; raises as `CreditsEngine.reserve`."""
+        if variables is not None:
+            arguments.check_variables(variables)
+        named = "" if amount is None else str(to_micros(amount))
+        hold_ms = self._config.holds.ttl_ms if ttl_ms is None else _checked_ttl(ttl_ms)
+        operation = self._operations.new(
+            "reserve", user_id, action, idempotency_key, metadata, named, canonical(variables)
+        )
+        quote = self._prices.quote_for(action, amount, variables)
+        call = hold_wire.reserve_call(
+            operation, quote, hold_ms=hold_ms, open_max=self._config.holds.open_max
+        )
+        pending = Pending(
+            "reserve", operation, call, hold_wire.reserved, (quote,), extra=quote.variables
+        )
+        result = await self._carrier.carry_out(pending, acknowledge)
+        return Reserved(result, result.hold_id == operation.operation_id)
+
+    async def capture(
+        self,
+        user_id: str,
+        action: str,
+        hold_id: str,
+        *,
+        amount: Amount | None,
+        variables: Variables | None,
+        idempotency_key: str | None,
+        metadata: Metadata | None,
+        final: bool = True,
+        above: AboveHold | None = None,
+        is_once: bool = False,
+        acknowledge: Level | None = None,
+    ) -> CaptureResult:
+        """A charge of what a hold keeps; raises as `CreditsEngine.capture`.
+
+        Args:
+            user_id: The user.
+            action: The action, whose price the configuration knows.
+            hold_id: The hold.
+            amount: The price in credits.
+            variables: Values for the variables of a price formula.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the transaction and the audit entry.
+            final: Whether the hold is finished by it.
+            above: What becomes of a price above what is held.
+            is_once: Whether a repeated key gives the first result whatever the amount is now.
+            acknowledge: How far it has to have come; None for the configured level.
+        """
+        hold = arguments.identifier("hold_id", hold_id)
+        policy = self._config.holds.above if above is None else above
+        if policy not in _POLICIES:
+            raise InvalidArgumentError("above", f"must be one of {', '.join(_POLICIES)}")
+        if variables is not None:
+            arguments.check_variables(variables)
+        named = "" if amount is None else str(to_micros(amount))
+        asked = () if is_once else (named, canonical(variables), str(final), policy)
+        operation = self._operations.new(
+            "capture", user_id, action, idempotency_key, metadata, hold_id, *asked
+        )
+        quote = hold_wire.WHOLE
+        if amount is not None or variables is not None:
+            quote = self._prices.quote_for(action, amount, variables, of_anyone=True)
+        call = hold_wire.capture_call(operation, hold, quote, final=final, above=policy)
+        pending = Pending(
+            "capture",
+            operation,
+            call,
+            hold_wire.captured,
+            (hold, quote),
+            extra=quote.variables,
+        )
+        return await self._carrier.carry_out(pending, acknowledge)
+
+    async def release(
+        self,
+        user_id: str,
+        hold_id: str,
+        idempotency_key: str | None,
+        metadata: Metadata | None,
+    ) -> ReleaseResult:
+        """A hold that was given up; raises as `CreditsEngine.release`."""
+        hold = arguments.identifier("hold_id", hold_id)
+        operation = self._operations.new(
+            "release", user_id, "release", idempotency_key, metadata, hold_id
+        )
+        call = hold_wire.release_call(operation, hold)
+        pending = Pending("release", operation, call, hold_wire.released, (hold,))
+        return await self._carrier.carry_out(pending, None)
+
+    async def check_open(self, user_id: str, hold_id: str) -> None:
+        """Nothing, where the hold is open and its time is not over.
+
+        Raises:
+            HoldNotFoundError: The user has no such hold.
+            HoldFinishedError: It was captured or released, or has expired.
+            UnavailableError: A server cannot be reached.
+        """
+        operation = self._operations.new("reserve", user_id, "check", None, None)
+        partition, hold = operation.partition, hold_id.encode()
+        _, now_ms = await self._courier.account(partition, operation.user)
+        found = await repeat(
+            lambda: self._router.execute(partition, b"HGET", partition.holds(operation.user), hold),
+            self._config.retry,
+        )
+        if found is None:
+            state = await self._carrier.hold_state(operation, hold_id)
+            raise error_for(finished_hold(operation, hold_id, state))
+        if now_ms > OpenHold.parse(hold, found).expires_ms:
+            raise HoldExpiredError(user_id, hold_id)
+
+
+def _checked_ttl(ttl_ms: int) -> int:
+    if type(ttl_ms) is not int or not 1 <= ttl_ms <= _HOLD_MS_MAX:
+        raise InvalidArgumentError("ttl_ms", f"must be whole, 1 to {_HOLD_MS_MAX}, not {ttl_ms!r}")
+    return ttl_ms

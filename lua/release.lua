@@ -1,0 +1,79 @@
+-- release: give up holds; what they still keep is available again. Each item at most once.
+--
+-- KEYS      journal, gate                 for each partition
+--           account, record, holds        for each item
+--
+-- ARGV[1]   now_us       microseconds, '' for the server's own time
+-- ARGV[2]   partitions   how many
+-- ARGV[3…]  items        how many, for each partition
+--           transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, life_ms, audited, hold_id    at the place terms names
+--
+-- refuses, in this order:
+--   idempotency_key_conflict   transaction_id
+--   cold
+--   unknown_hold
+--   hold_expired               hold_id
+--
+-- replies, one per item:
+--   ok         amount, balance, reserved
+--   replayed   transaction_id, amount, balance, reserved
+--   a refusal  code and three details
+--   failed     why: the journal takes no entry, or the record cannot be read
+
+local KEYS_OF_ITEM = 3
+
+--- @include "integer"
+--- @include "clock"
+--- @include "gate"
+--- @include "account"
+--- @include "replay"
+--- @include "journal"
+--- @include "refusal"
+--- @include "batch"
+--- @include "hold"
+--- @include "holds"
+
+local function release(item)
+  local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
+  local hold_id = own_terms(terms, 1)
+  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+
+  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
+  if used_by then
+    return refusal('release', '', terms, tail, 'idempotency_key_conflict', used_by)
+  end
+  if replay then
+    return replay
+  end
+  if not balance then
+    return 'cold'
+  end
+  local hold = hold_at(item, hold_id)
+  if not hold then
+    return 'unknown_hold'
+  end
+  local held, total, lapses = hold.reserved, held_of(reserved)
+  if total < held then
+    return 'failed\0MALFORMED the account has less reserved than one of its holds'
+  end
+  if now_ms > hold.expires then
+    return refusal('release', '', terms, tail, 'hold_expired', hold_id)
+  end
+
+  hold.reserved = 0
+  local result = table.concat({ text(held), text(balance), text(total - held) }, '\0')
+  journalled(table.concat({
+    'release', transaction_id, text(balance), terms.fingerprint, terms.ttl_ms, terms.audited,
+    hold_fields(hold_id, 'released', hold, -held, total - held), tail,
+  }, '\0'))
+  local kept = reserved_text(total - held, lapses)
+  post(
+    account_key, account_text(text(balance), text(sequence), kept, expires, tier), record_key,
+    table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
+  )
+  keep(item, hold_id, false, -1)
+  return 'ok\0' .. result
+end
+
+return write_holds(batch(release))

@@ -1,0 +1,109 @@
+-- reserve: keep credits of accounts for a charge to come, each item at most once.
+--
+-- KEYS      journal, gate                 for each partition
+--           account, record, holds        for each item
+--
+-- ARGV[1]   now_us       microseconds, '' for the server's own time
+-- ARGV[2]   partitions   how many
+-- ARGV[3…]  items        how many, for each partition
+--           transaction_id, tail, terms    for each item
+--           fingerprint, ttl_ms, life_ms, audited, hold_ms, open_max, options    at the place terms names
+--           then tier, cost, raw_cost, formula                for each of the options
+--
+-- The transaction id becomes the hold's. It expires hold_ms from now; a user has at most open_max of
+-- them. Options are as in `charge`. The balance stays as it is, so the journal item has no sequence.
+--
+-- refuses, in this order:
+--   idempotency_key_conflict   transaction_id
+--   cold
+--   membership_required        required tier, stored tier, whether it has expired
+--   unpriced                   code, facts
+--   overdue
+--   insufficient_credits       required, available, reserved ('' for nothing)
+--   hold_limit                 how many are open
+--
+-- replies, one per item:
+--   ok         amount, expires, balance, reserved
+--   replayed   transaction_id, amount, expires, balance, reserved
+--   a refusal  code and three details
+--   failed     why: the journal takes no entry, or the record cannot be read
+
+local KEYS_OF_ITEM = 3
+
+--- @include "integer"
+--- @include "clock"
+--- @include "gate"
+--- @include "account"
+--- @include "replay"
+--- @include "journal"
+--- @include "refusal"
+--- @include "batch"
+--- @include "options"
+--- @include "hold"
+--- @include "holds"
+
+local function option_at(at)
+  local cost = ARGV[at]
+  local amount = cost ~= '-' and cost ~= '!' and integer(cost)
+  return { cost = cost, amount = amount, raw_cost = ARGV[at + 1], formula = ARGV[at + 2] }
+end
+
+local function reserve(item)
+  local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
+  local hold_ms, open_max = own_terms(terms, 2)
+  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+  local expired = balance and has_expired(expires, now_ms)
+  local judged = balance and not expired and tier or ''
+  local option = option_of(terms, judged, terms.own_at + 2, option_at)
+  local cost = option.cost
+
+  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
+  if used_by then
+    return refusal('reserve', '', terms, tail, 'idempotency_key_conflict', used_by)
+  end
+  if replay then
+    return replay
+  end
+  if not balance then
+    return 'cold'
+  end
+  if cost == '-' then
+    return refusal('reserve', '', terms, tail, 'membership_required', option.raw_cost, tier, expired and '1')
+  end
+  if cost == '!' then
+    return refusal('reserve', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
+  end
+  local held, lapses = held_of(reserved)
+  local is_full = open_holds(item) >= integer(open_max)
+  if (is_full or balance - held < option.amount) and is_overdue(reserved, now_ms) then
+    return 'overdue'
+  end
+  if balance - held < option.amount then
+    local told, available = told_held(reserved), text(balance - held)
+    return refusal('reserve', '', terms, tail, 'insufficient_credits', cost, available, told)
+  end
+  if is_full then
+    return refusal('reserve', '', terms, tail, 'hold_limit', open_max)
+  end
+
+  local amount, total, ends = option.amount, held + option.amount, now_ms + integer(hold_ms)
+  local hold = {
+    amount = amount, reserved = amount, captured = 0, expires = ends, audited = terms.audited,
+    tier = judged,
+  }
+  local kept = reserved_text(total, lapses and math.min(lapses, ends) or ends)
+  local result = table.concat({ cost, text(ends), text(balance), text(total) }, '\0')
+  journalled(table.concat({
+    'reserve', transaction_id, text(balance), terms.fingerprint, terms.ttl_ms, terms.audited,
+    hold_fields(transaction_id, 'reserved', hold, amount, total), judged, option.raw_cost,
+    option.formula, tail,
+  }, '\0'))
+  post(
+    account_key, account_text(text(balance), text(sequence), kept, expires, tier), record_key,
+    table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
+  )
+  keep(item, transaction_id, hold_text(hold), 1)
+  return 'ok\0' .. result
+end
+
+return write_holds(batch(reserve))

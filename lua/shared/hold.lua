@@ -1,0 +1,34 @@
+-- hold: credits of an account that are kept for a charge to come. A user's open holds stand in one
+-- hash, each under its id, as a text:
+--
+--   amount reserved captured expires audited tier      separated by a blank
+--
+-- amount is what was reserved in all, reserved what is still held, captured what was charged; expires
+-- is in milliseconds. audited is as the reservation had it, for nobody asks for an expiry. tier is the
+-- one whose price was reserved, '' for none; a capture is priced for it, whatever has become of it.
+--
+-- The hash belongs to the account: `load` writes both, and without an account of this epoch nobody
+-- looks at it. A finished hold is not in it; the ledger knows what became of it.
+
+local function hold_of(found)
+  local amount, reserved, captured, expires, audited, tier =
+    match(found, '^(%d+) (%d+) (%d+) (%d+) (%d) (.*)$')
+  return {
+    amount = integer(amount), reserved = integer(reserved), captured = integer(captured),
+    expires = integer(expires), audited = audited, tier = tier,
+  }
+end
+
+local function hold_text(hold)
+  return text(hold.amount) .. ' ' .. text(hold.reserved) .. ' ' .. text(hold.captured) .. ' '
+    .. text(hold.expires) .. ' ' .. hold.audited .. ' ' .. hold.tier
+end
+
+-- The hold as a journal item tells it: as it is afterwards, by how much what it holds has changed, and
+-- what the account holds in all.
+local function hold_fields(id, state, hold, change, total)
+  return table.concat({
+    id, state, text(hold.amount), text(hold.reserved), text(hold.captured), text(hold.expires),
+    text(change), text(total),
+  }, '\0')
+end

@@ -1,0 +1,100 @@
+"""Holds whose time is over and that nobody asks for: the ledger knows them, the script finishes them.
+
+The ledger may be behind, and its reader's clock may differ from the server's: then the script finds
+nothing to do, or they are found the next time. What it finishes is journalled like any decision, so the
+ledger learns of it by the same way as of all others.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from credits_fast.accounts import Accounts
+from credits_fast.errors import CreditsError, PartitionFencedError, RedisUnavailableError
+from credits_fast.expiry import expire_holds
+from credits_fast.records import Records
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from credits_fast.keys import PartitionKeys, Partitions
+    from credits_fast.routing import Router
+
+__all__ = ["Overdue"]
+
+_log = logging.getLogger(__name__)
+
+USERS_MAX: Final = 500
+"""Users whose holds are looked through at once."""
+
+
+class Overdue:
+    """Finishes holds whose time is over.
+
+    Args:
+        partitions: The partitions as configured.
+        router: Which lane leads to a partition.
+        database: The ledger.
+    """
+
+    def __init__(self, partitions: Partitions, router: Router, database: AsyncEngine) -> None:
+        self._partitions = partitions
+        self._router = router
+        self._records = Records(database)
+        self._accounts = Accounts(self._records, router)
+
+    async def finish(self, numbers: Collection[int], now: datetime, now_us: bytes) -> int:
+        """How many holds were finished, in these partitions; a bounded number of users is looked at.
+
+        A partition that is closed or whose server is away has its turn another time.
+
+        Args:
+            numbers: The partitions.
+            now: By which moment a hold of the ledger is over.
+            now_us: Microseconds since 1970, b"" for the server's own time.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        users = await self._records.overdue_users(numbers, now, most=USERS_MAX)
+        by_partition: dict[int, list[bytes]] = {}
+        for user in users:
+            named = user.encode()
+            by_partition.setdefault(self._partitions.of(named).number, []).append(named)
+        finished = 0
+        for number, named_users in by_partition.items():
+            try:
+                finished += await self._expire(self._partitions[number], named_users, now_us)
+            except (PartitionFencedError, RedisUnavailableError) as error:
+                _log.debug("holds of partition %d are finished another time: %s", number, error)
+        return finished
+
+    async def _expire(self, partition: PartitionKeys, users: list[bytes], now_us: bytes) -> int:
+        done = await self._expire_known(partition, users, now_us)
+        cold = [user for user, number in zip(users, done, strict=True) if number is None]
+        for user in cold:
+            await self._accounts.load(partition, user)
+        if cold:
+            done += await self._expire_known(partition, cold, now_us)
+        return sum(number or 0 for number in done)
+
+    async def _expire_known(
+        self, partition: PartitionKeys, users: list[bytes], now_us: bytes
+    ) -> list[int | None]:
+        """As `expire_holds`; an account that does not fit its holds keeps nobody else waiting."""
+        try:
+            return await expire_holds(self._router, partition, users, now_us)
+        except (PartitionFencedError, RedisUnavailableError):
+            raise
+        except CreditsError as error:
+            if len(users) == 1:
+                _log.error(
+                    "holds of user %r cannot be finished: %s", users[0].decode(), error
+                )  # no traceback
+                return [0]
+        alone = [await self._expire_known(partition, [user], now_us) for user in users]
+        return [number for numbers in alone for number in numbers]

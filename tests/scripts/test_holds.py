@@ -1,0 +1,441 @@
+"""reserve.lua, capture.lua, release.lua, expire.lua: what is refused, in which order; what is held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from credits_fast.entries import HoldFacts, HoldItem, TransactionItem
+from credits_fast.hold_wire import (
+    WHOLE,
+    OpenHold,
+    capture_call,
+    packed_holds,
+    release_call,
+    reserve_call,
+)
+from credits_fast.pricing import Option, Quote
+from credits_fast.types import AboveHold
+from credits_fast.wire import AUDIT_SUCCESS, Call, charge_call
+from tests.scripts.conftest import NOW_MS, NOW_US, Bench, priced
+
+TTL_MS = 60_000
+ENDS = NOW_MS + TTL_MS
+LATER_US = NOW_US + (TTL_MS + 1) * 1_000
+"""The first moment at which a hold that was made now has expired."""
+UNPRICED = Quote((Option(b"", b"!", b"CODE", b"{}"),))
+TIERS = Quote((Option(b"pro", b"5"), Option(b"", b"-", b"pro")))
+
+
+def reserve(
+    bench: Bench,
+    cost: int | Quote,
+    hold_id: str = "h1",
+    *,
+    key: str = "",
+    user: str = "ada",
+    open_max: int = 1_000,
+) -> Call:
+    operation = bench.operation(hold_id, key=key, user=user)
+    quote = priced(cost) if isinstance(cost, int) else cost
+    return reserve_call(operation, quote, hold_ms=TTL_MS, open_max=open_max)
+
+
+def capture(
+    bench: Bench,
+    cost: int | Quote = WHOLE,
+    transaction_id: str = "t1",
+    *,
+    hold_id: str = "h1",
+    final: bool = True,
+    above: AboveHold = "debt",
+) -> Call:
+    quote = priced(cost) if isinstance(cost, int) else cost
+    operation = bench.operation(transaction_id)
+    return capture_call(operation, hold_id.encode(), quote, final=final, above=above)
+
+
+def release(bench: Bench, operation_id: str = "o1", *, hold_id: str = "h1") -> Call:
+    return release_call(bench.operation(operation_id), hold_id.encode())
+
+
+async def expire(bench: Bench, *users: str, most: int = 100, now_us: int = LATER_US) -> list[str]:
+    keys: list[bytes] = [bench.keys.journal, bench.keys.gate]
+    tails: list[bytes] = []
+    for user in users or ("ada",):
+        keys += (bench.keys.account(user.encode()), bench.keys.holds(user.encode()))
+        tails.append(bench.operation(user=user).tail())
+    arguments = (b"%d" % now_us, b"%d" % most, *tails)
+    replies = await bench.lane.run_script("expire", tuple(keys), arguments)
+    return [reply.decode().replace("\0", " ") for reply in replies]
+
+
+async def open_holds(bench: Bench, user: str = "ada") -> dict[str, OpenHold]:
+    found = await bench.lane.execute(b"HGETALL", bench.keys.holds(user.encode()))
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return {field.decode(): OpenHold.parse(field, text) for field, text in pairs}
+
+
+async def test_a_reservation_keeps_credits_and_leaves_the_balance(bench: Bench) -> None:
+    await bench.account(b=100, s=7, t="pro")
+
+    assert [f"ok 30 {ENDS} 100 30"] == await bench.run(reserve(bench, 30, key="k"))
+    (entry,) = await bench.journal()
+    (item,) = entry.items
+    assert isinstance(item, HoldItem)
+    hold = HoldFacts("h1", "reserved", 30, 30, 0, ENDS, 30, 30)
+    assert ("reserve", "h1", 100, hold, "ada", "k") == (
+        item.verb,
+        item.operation_id,
+        item.balance,
+        item.hold,
+        item.user_id,
+        item.key,
+    )
+    expected = {"b": "100", "s": "7", "t": "pro", "r": f"30/{ENDS}", "l": str(entry.id)}
+    assert expected == await bench.fields()
+    assert {"h1": OpenHold("h1", 30, 30, 0, ENDS, audited=True, tier="pro")} == await open_holds(
+        bench
+    )
+
+
+RESERVE_REFUSALS: list[tuple[str, dict[str, Any], Quote, str]] = [
+    # Each row repairs the fault of the row above. A record with another fingerprint stands first.
+    ("conflict", {}, UNPRICED, "idempotency_key_conflict t0"),
+    ("no record", {}, UNPRICED, "cold"),
+    ("an account", {"b": 4}, TIERS, "membership_required pro"),
+    ("a tier", {"b": 4, "t": "pro"}, UNPRICED, "unpriced CODE {}"),
+    ("a price", {"b": 6, "r": f"3/{NOW_MS - 1}"}, TIERS, "overdue"),
+    ("time", {"b": 6, "r": f"3/{NOW_MS}"}, TIERS, "insufficient_credits 5 3 3"),
+    ("credits", {"b": 8, "r": f"3/{NOW_MS}"}, TIERS, "hold_limit 1"),
+]
+
+
+async def test_refusals_of_a_reservation_come_in_their_order(bench: Bench) -> None:
+    record = bench.operation("h1").record_key
+    await bench.lane.execute(b"SET", record, b"other\0t0\0%d\0" % (NOW_MS + 1))
+    other = OpenHold("h0", 3, 3, 0, NOW_MS, audited=True, tier="")
+    await bench.lane.execute(b"HSET", bench.keys.holds(b"ada"), b"h0", other.packed())
+    for repaired, account, quote, reply in RESERVE_REFUSALS:
+        if repaired == "no record":
+            await bench.lane.execute(b"DEL", record)
+        if account:
+            await bench.account("ada", **{"t": "pro", **account} if "r" in account else account)
+
+        assert [reply] == await bench.run(reserve(bench, quote, open_max=1)), repaired
+
+    assert [f"ok 5 {ENDS} 8 8"] == await bench.run(reserve(bench, TIERS, open_max=2))
+
+
+async def test_a_full_house_whose_time_is_over_is_looked_through_first(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 1))
+
+    late = await bench.run(reserve(bench, 1, "h2", open_max=1), now_us=LATER_US)
+    assert ["overdue"] == late
+    assert ["expired 1"] == await expire(bench)
+    again = await bench.run(reserve(bench, 1, "h2", open_max=1), now_us=LATER_US)
+    assert [f"ok 1 {LATER_US // 1_000 + TTL_MS} 10 1"] == again
+
+
+async def test_items_of_a_call_see_what_earlier_ones_hold_capture_and_release(
+    bench: Bench,
+) -> None:
+    await bench.account(b=10)
+
+    replies = await bench.run(
+        reserve(bench, 4, "h1"),
+        reserve(bench, 4, "h2"),
+        reserve(bench, 4, "h3"),
+        reserve(bench, 1, "h4", open_max=2),
+    )
+    assert [f"ok 4 {ENDS} 10 4", f"ok 4 {ENDS} 10 8", "insufficient_credits 4 2 8"] == replies[:3]
+    assert "hold_limit 2" == replies[3]
+    assert ["ok 4 6 4 0 1", "unknown_hold"] == await bench.run(
+        capture(bench, transaction_id="t1"), capture(bench, transaction_id="t2")
+    )
+    second = [release(bench, one, hold_id="h2") for one in ("o1", "o2")]
+    assert ["ok 4 6 0", "unknown_hold"] == await bench.run(*second)
+    assert {} == await open_holds(bench)
+    assert "r" not in await bench.fields()
+
+
+@pytest.mark.parametrize("verb", ["reserve", "capture", "release"])
+async def test_a_repeated_operation_gets_the_first_reply(bench: Bench, verb: str) -> None:
+    await bench.account(b=10)
+    (first,) = await bench.run(reserve(bench, 4))
+    call, name = reserve(bench, 4), "h1"
+    if verb != "reserve":
+        call, name = (capture(bench), "t1") if verb == "capture" else (release(bench), "o1")
+        (first,) = await bench.run(call)
+    before = await bench.fields(), await open_holds(bench), len(await bench.journal())
+
+    assert [f"replayed {name} {first.removeprefix('ok ')}"] == await bench.run(call)
+    assert before == (await bench.fields(), await open_holds(bench), len(await bench.journal()))
+
+
+CAPTURES: list[tuple[int | Quote, bool, AboveHold, str, dict[str, str], int | None]] = [
+    # price, final, above; the reply; the account; what the hold keeps, None where it is finished
+    (WHOLE, True, "debt", "ok 40 60 40 0 1", {"b": "60", "s": "1"}, None),
+    (10, True, "refuse", "ok 10 90 10 0 1", {"b": "90", "s": "1"}, None),
+    (0, True, "refuse", "ok 0 100 0 0 1", {"b": "100", "s": "1"}, None),
+    (10, False, "debt", "ok 10 90 10 30 0", {"b": "90", "s": "1", "r": f"30/{ENDS}"}, 30),
+    (130, True, "debt", "ok 130 -30 130 0 1", {"b": "-30", "s": "1"}, None),
+    (130, False, "debt", "ok 130 -30 130 0 0", {"b": "-30", "s": "1"}, 0),
+    (130, True, "cap", "ok 40 60 130 0 1", {"b": "60", "s": "1"}, None),
+    (130, False, "cap", "ok 40 60 130 0 0", {"b": "60", "s": "1"}, 0),
+    (
+        *(41, True, "refuse", "capture_exceeds_hold h1 41 40"),
+        *({"b": "100", "s": "0", "r": f"40/{ENDS}"}, 40),
+    ),
+]
+
+
+@pytest.mark.parametrize(("price", "final", "above", "reply", "account", "kept"), CAPTURES)
+async def test_a_capture_takes_what_its_policy_says_and_keeps_the_rest_or_not(
+    bench: Bench,
+    price: int | Quote,
+    final: bool,  # noqa: FBT001  # a column of the table
+    above: AboveHold,
+    reply: str,
+    account: dict[str, str],
+    kept: int | None,
+) -> None:
+    await bench.account(b=100)
+    await bench.run(reserve(bench, 40))
+
+    assert [reply] == await bench.run(capture(bench, price, final=final, above=above))
+    fields = await bench.fields()
+    assert account == {name: value for name, value in fields.items() if name != "l"}
+    found = await open_holds(bench)
+    assert kept == (found["h1"].reserved if found else None)
+    if reply.startswith("ok"):
+        item = (await bench.journal())[-1].items[0]
+        assert isinstance(item, TransactionItem)
+        assert item.hold is not None
+        cost, _, asked, left, _ = map(int, reply.split()[1:])
+        assert ("charge", -cost, asked, left, cost) == (
+            item.kind,
+            item.delta,
+            item.hold.price,
+            item.hold.reserved,
+            item.hold.captured,
+        )
+        assert left - 40 == item.hold.change if not final else item.hold.change == -40
+
+
+async def test_partial_captures_add_up_and_the_last_one_releases_the_rest(bench: Bench) -> None:
+    await bench.account(b=100)
+    await bench.run(reserve(bench, 40))
+
+    replies = await bench.run(
+        *(capture(bench, 15, f"t{n}", final=False, above="refuse") for n in range(3)),
+        capture(bench, 4, "t9"),
+    )
+    exceeded = "capture_exceeds_hold h1 15 10"
+    assert ["ok 15 85 15 25 0", "ok 15 70 15 10 0", exceeded, "ok 4 66 4 0 1"] == replies
+    last = (await bench.journal())[-1].items[-1]
+    assert isinstance(last, TransactionItem)
+    assert HoldFacts("h1", "captured", 40, 0, 34, ENDS, -10, 0, 4) == last.hold
+
+
+async def test_refusals_of_a_capture_come_in_their_order(bench: Bench) -> None:
+    record = bench.operation("t1").record_key
+    await bench.lane.execute(b"SET", record, b"other\0t0\0%d\0" % (NOW_MS + 1))
+    refused = Quote((Option(b"", b"-", b"pro"),))
+
+    async def reply(quote: Quote | int, above: AboveHold = "refuse") -> str:
+        (said,) = await bench.run(capture(bench, quote, above=above))
+        return said
+
+    assert "idempotency_key_conflict t0" == await reply(refused)
+    await bench.lane.execute(b"DEL", record)
+    assert "cold" == await reply(refused)
+    await bench.account(b=-9_000_000_000_000_000, r=f"4/{ENDS}")
+    assert "unknown_hold" == await reply(refused)
+    hold = OpenHold("h1", 4, 4, 0, NOW_MS - 1, audited=True, tier="")
+    await bench.lane.execute(b"HSET", bench.keys.holds(b"ada"), b"h1", hold.packed())
+    assert "hold_expired h1" == await reply(refused)
+    there = hold._replace(expires_ms=NOW_MS)
+    await bench.lane.execute(b"HSET", bench.keys.holds(b"ada"), b"h1", there.packed())
+    assert "membership_required pro" == await reply(refused)
+    assert "unpriced CODE {}" == await reply(UNPRICED)
+    assert "capture_exceeds_hold h1 5 4" == await reply(5)
+    assert "balance_limit -9000000000000000 4" == await reply(4)
+    await bench.account(b=4)
+    assert "ok 4 0 4 0 1" == await reply(4)
+
+
+async def test_refusals_of_a_release_come_in_their_order(bench: Bench) -> None:
+    record = bench.operation("o1").record_key
+    await bench.lane.execute(b"SET", record, b"other\0t0\0%d\0" % (NOW_MS + 1))
+
+    assert ["idempotency_key_conflict t0"] == await bench.run(release(bench))
+    await bench.lane.execute(b"DEL", record)
+    assert ["cold"] == await bench.run(release(bench))
+    await bench.account(b=10)
+    assert ["unknown_hold"] == await bench.run(release(bench))
+    await bench.run(reserve(bench, 4))
+    assert ["hold_expired h1"] == await bench.run(release(bench), now_us=LATER_US)
+    assert ["ok 4 10 0"] == await bench.run(release(bench))
+
+
+async def test_a_capture_is_priced_for_the_tier_the_hold_was_made_for(bench: Bench) -> None:
+    await bench.account(b=100, t="pro")
+    await bench.run(reserve(bench, TIERS))
+    await bench.account(b=100, t="")
+
+    assert ["ok 5 95 5 0 1"] == await bench.run(capture(bench, TIERS))
+
+
+async def test_a_hold_lasts_to_its_last_millisecond_and_no_longer(bench: Bench) -> None:
+    await bench.account(b=100)
+    await bench.run(reserve(bench, 40))
+    at_the_end = ENDS * 1_000
+
+    assert ["expired 0"] == await expire(bench, now_us=at_the_end)
+    assert ["hold_expired h1"] == await bench.run(capture(bench), now_us=LATER_US)
+    assert ["ok 40 60 40 0 1"] == await bench.run(capture(bench), now_us=at_the_end)
+
+
+async def test_what_expired_is_available_again_and_journalled_once(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.account("bob", b=5)
+    await bench.run(reserve(bench, 4, "h1"), reserve(bench, 3, "h2"))
+    young = await bench.run(reserve(bench, 2, "h3"), now_us=LATER_US)
+    assert [f"ok 2 {LATER_US // 1_000 + TTL_MS} 10 9"] == young
+
+    assert ["expired 2", "expired 0", "cold"] == await expire(bench, "ada", "bob", "nobody")
+    assert ["expired 0"] == await expire(bench)
+    items = (await bench.journal())[-1].items
+    told = {
+        item.hold.hold_id: (item.verb, item.hold.state, item.hold.change, item.hold.reserved)
+        for item in items
+        if isinstance(item, HoldItem)
+    }
+    assert {"h1": ("expire", "expired", -4, 0), "h2": ("expire", "expired", -3, 0)} == told
+    assert [2] == [one.reserved for one in (await open_holds(bench)).values()]
+    assert f"2/{LATER_US // 1_000 + TTL_MS}" == (await bench.fields())["r"]
+    assert ["unknown_hold"] == await bench.run(capture(bench))
+
+
+async def test_an_expiry_is_bounded_and_goes_on_where_it_ended(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.run(*(reserve(bench, 1, f"h{n}") for n in range(5)))
+
+    done = [(await expire(bench, most=2))[0] for _ in range(4)]
+    assert ["expired 2", "expired 2", "expired 1", "expired 0"] == done
+    assert "r" not in await bench.fields()
+
+
+async def test_a_charge_that_wants_what_an_expired_hold_keeps_asks_for_the_expiry(
+    bench: Bench,
+) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+    charge = charge_call(bench.operation("t1"), priced(7))
+
+    assert ["insufficient_credits 7 6 4"] == await bench.run(charge)
+    before = len(await bench.journal())
+    assert ["overdue"] == await bench.run(charge, now_us=LATER_US)
+    assert before == len(await bench.journal())
+    await expire(bench)
+    assert ["ok 7 3"] == await bench.run(charge, now_us=LATER_US)
+
+
+async def test_a_moment_that_is_too_early_is_put_right_without_an_entry(bench: Bench) -> None:
+    """The hold that would have ended first was captured; the moment stayed."""
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4, "h1"))
+    await bench.run(reserve(bench, 3, "h2"), now_us=LATER_US)
+    await bench.run(capture(bench))
+    before = await bench.journal()
+    assert f"3/{ENDS}" == (await bench.fields())["r"]
+
+    assert ["expired 0"] == await expire(bench)
+    assert f"3/{LATER_US // 1_000 + TTL_MS}" == (await bench.fields())["r"]
+    assert before == await bench.journal()
+
+
+async def test_an_account_that_does_not_fit_its_holds_stops_its_own_items(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+    await bench.account(r=f"3/{ENDS}")
+
+    replies = await bench.run(capture(bench), capture(bench, transaction_id="t2"))
+    assert {"failed MALFORMED"} == {reply[:16] for reply in replies}
+    assert (await bench.run(release(bench)))[0].startswith("failed MALFORMED")
+    assert (await expire(bench))[0].startswith("failed MALFORMED")
+    assert 1 == len(await bench.journal())
+
+
+async def test_a_closed_partition_expires_nothing(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+    await bench.gate(run="another-server")
+
+    assert ["fenced"] == await expire(bench)
+    assert ["fenced"] == await bench.run(capture(bench))
+    assert 1 == len(await open_holds(bench))
+
+
+async def test_what_a_hold_was_audited_as_its_expiry_is(bench: Bench) -> None:
+    await bench.account(b=10)
+    for name, audited in (("h1", b"0"), ("h2", AUDIT_SUCCESS)):
+        operation = bench.operation(name, audited=audited)
+        await bench.run(reserve_call(operation, priced(1), hold_ms=TTL_MS, open_max=9))
+
+    await expire(bench)
+    items = (await bench.journal())[-1].items
+    assert {"h1": False, "h2": True} == {
+        item.hold.hold_id: item.audited for item in items if isinstance(item, HoldItem)
+    }
+
+
+async def test_loading_an_account_brings_its_open_holds_and_no_others(bench: Bench) -> None:
+    stale = OpenHold("old", 9, 9, 0, ENDS, audited=True, tier="")
+    await bench.lane.execute(b"HSET", bench.keys.holds(b"ada"), b"old", stale.packed())
+    holds = [
+        OpenHold("h1", 4, 4, 0, ENDS + 5, audited=True, tier="a tier"),
+        OpenHold("h2", 9, 3, 6, ENDS, audited=False, tier=""),
+    ]
+    keys = (bench.keys.gate, bench.keys.meta)
+    own = (bench.keys.account(b"ada"), bench.keys.holds(b"ada"))
+    facts = (b"0", b"10", b"7", b"2", b"", b"", packed_holds(holds))
+
+    assert [b"loaded"] == await bench.lane.run_script("load", (*keys, *own), facts)
+    assert {one.hold_id: one for one in holds} == await open_holds(bench)
+    assert f"7/{ENDS}" == (await bench.fields())["r"]
+    await bench.run(release(bench, hold_id="h2"))
+    assert [b"present"] == await bench.lane.run_script("load", (*keys, *own), facts)
+    assert ["h1"] == [*await open_holds(bench)]
+
+
+async def test_holds_of_an_epoch_that_was_lost_are_replaced_with_their_account(
+    bench: Bench,
+) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+    await bench.gate(epoch="2")
+
+    assert ["cold"] == await bench.run(capture(bench))
+    keys = (bench.keys.gate, bench.keys.meta)
+    own = (bench.keys.account(b"ada"), bench.keys.holds(b"ada"))
+    facts = (b"0", b"10", b"0", b"2", b"", b"", b"")
+    assert [b"loaded"] == await bench.lane.run_script("load", (*keys, *own), facts)
+    assert {} == await open_holds(bench)
+    assert ["unknown_hold"] == await bench.run(capture(bench))
+
+
+async def test_a_journal_that_takes_no_entry_leaves_the_holds_as_they_were(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+    await bench.lane.execute(b"DEL", bench.keys.journal)
+    await bench.lane.execute(b"SET", bench.keys.journal, b"not a stream")
+
+    assert (await bench.run(capture(bench)))[0].startswith("failed")
+    assert (await bench.run(reserve(bench, 1, "h2")))[0].startswith("failed")
+    assert (await expire(bench))[0].startswith("failed")
+    assert ["h1"] == [*await open_holds(bench)]
+    assert f"4/{ENDS}" == (await bench.fields())["r"]
