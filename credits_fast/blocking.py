@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from credits_fast.config import CreditsConfig
     from credits_fast.engine import Configuration
+    from credits_fast.hold import Hold
 
 __all__ = ["BlockingCreditsEngine"]
 
@@ -186,6 +189,29 @@ class BlockingCreditsEngine:
 
         return call
 
+    @staticmethod
+    def _block(
+        method: Callable[Concatenate[CreditsEngine, _P], Hold],
+    ) -> Callable[Concatenate[BlockingCreditsEngine, _P], AbstractContextManager[Hold]]:
+        """The engine's block, for `with` instead of `async with`."""
+
+        @wraps(method)
+        @contextmanager
+        def block(
+            self: BlockingCreditsEngine, /, *args: _P.args, **kwargs: _P.kwargs
+        ) -> Generator[Hold, None, None]:
+            hold = method(self._opened().engine, *args, **kwargs)
+            self._wait(lambda _: hold.__aenter__())
+            try:
+                yield hold
+            except BaseException:
+                raised = sys.exc_info()
+                self._wait(lambda _: hold.__aexit__(*raised))
+                raise
+            self._wait(lambda _: hold.__aexit__(None, None, None))
+
+        return block
+
     create_user = _blocking(CreditsEngine.create_user)
     get_user = _blocking(CreditsEngine.get_user)
     query_balance = _blocking(CreditsEngine.query_balance)
@@ -193,6 +219,7 @@ class BlockingCreditsEngine:
     charge_many = _blocking(CreditsEngine.charge_many)
     refund = _blocking(CreditsEngine.refund)
     grant = _blocking(CreditsEngine.grant)
+    hold = _block(CreditsEngine.hold)
     reserve = _blocking(CreditsEngine.reserve)
     capture = _blocking(CreditsEngine.capture)
     release = _blocking(CreditsEngine.release)

@@ -298,7 +298,7 @@ class AcknowledgeConfig(_Section):
 
 
 class BackPressureConfig(_Section):
-    """When charges and grants are refused, so that Redis never runs out of memory.
+    """When charges, reservations and grants are refused, so that Redis never runs out of memory.
 
     Attributes:
         journal_max: Entries a partition's journal may have, recorded ones that are retained included;
@@ -367,7 +367,7 @@ class CreditsConfig(_Section):
         audit: What is written into the audit log.
         refunds: What a refund may give back.
         acknowledge: How far a decision has to have come before its caller is answered.
-        back_pressure: When charges and grants are refused, so that memory lasts.
+        back_pressure: When charges, reservations and grants are refused, so that memory lasts.
         holds: How credits are held for charges to come.
         sync: How the worker carries the journal into the ledger.
         namespace: Separates several sets of users on one Redis; part of every key.

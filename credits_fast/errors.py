@@ -649,7 +649,9 @@ class PartitionFencedError(UnavailableError):
 
 
 class BackPressureError(UnavailableError):
-    """There is no room for more charges and grants until the worker has carried some; nothing was changed.
+    """There is no room for charges, reservations and grants until the worker has carried some.
+
+    Nothing was changed.
 
     Attributes:
         partition: The number of the partition.

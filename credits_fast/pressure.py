@@ -1,4 +1,4 @@
-"""Is there room for more? Journals and memory, looked at before charges and grants fill them.
+"""Is there room for more? Journals and memory, looked at before charges, reservations and grants fill them.
 
 The scripts refuse at a journal's cap themselves, but only while they are told the cap: counting costs a
 command a partition and call. So they are told while a journal is near it, or nobody knows, and not
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 NEAR: Final = 100_000
 """Entries below its cap at which a journal is near it: more than a server decides between two looks."""
-_HELD_BACK: Final = frozenset(("charge", "grant"))
+_HELD_BACK: Final = frozenset(("charge", "grant", "reserve"))
 """The verbs that are refused."""
 _NO_CAP: Final = b""
 _NO_ROOM: Final = b"0"

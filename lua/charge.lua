@@ -5,7 +5,7 @@
 --
 -- ARGV[1]   now_us       microseconds, '' for the server's own time
 -- ARGV[2]   partitions   how many
--- ARGV[3]   journal_max  entries a journal may have before charges and grants are refused, '' for any number
+-- ARGV[3]   journal_max  entries a journal may have before charges, reservations and grants are refused, '' for any number
 -- ARGV[4…]  items        how many, for each partition
 --           transaction_id, tail, terms    for each item
 --           fingerprint, ttl_ms, life_ms, audited, options    at the place terms names

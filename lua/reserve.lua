@@ -5,7 +5,8 @@
 --
 -- ARGV[1]   now_us       microseconds, '' for the server's own time
 -- ARGV[2]   partitions   how many
--- ARGV[3…]  items        how many, for each partition
+-- ARGV[3]   journal_max  entries a journal may have before charges, reservations and grants are refused, '' for any number
+-- ARGV[4…]  items        how many, for each partition
 --           transaction_id, tail, terms    for each item
 --           fingerprint, ttl_ms, life_ms, audited, hold_ms, open_max, options    at the place terms names
 --           then tier, cost, raw_cost, formula                for each of the options
@@ -14,6 +15,7 @@
 -- them. Options are as in `charge`. The balance stays as it is, so the journal item has no sequence.
 --
 -- refuses, in this order:
+--   back_pressure              journal_max; a repeated operation is answered all the same
 --   idempotency_key_conflict   transaction_id
 --   cold
 --   membership_required        required tier, stored tier, whether it has expired
@@ -58,6 +60,9 @@ local function reserve(item)
   local cost = option.cost
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
+  if not replay and is_full() then
+    return 'back_pressure\0' .. ARGV[3]
+  end
   if used_by then
     return refusal('reserve', '', terms, tail, 'idempotency_key_conflict', used_by)
   end

@@ -100,7 +100,7 @@ _TABLE: Final[dict[type[CreditsError], _Row]] = {
         402,
         "insufficient-credits",
         "Not enough credits",
-        "{required} credits are required, {available} are available, {reserved} more are held.",
+        "{required} credits are required, {available} are available.",
         ("required", "available", "reserved"),
     ),
     MembershipRequiredError: _Row(
@@ -221,7 +221,7 @@ def problem_response(error: CreditsError, *, types: str = TYPES) -> ProblemRespo
         >>> response = problem_response(InsufficientCreditsError("ada", Decimal(13), Decimal("2.5")))
         >>> print(response.status, response.body.decode())
         402 {"type":"urn:credits-fast:insufficient-credits","title":"Not enough credits","status":402,\
-"code":"INSUFFICIENT_CREDITS","detail":"13 credits are required, 2.5 are available, 0 more are held.",\
+"code":"INSUFFICIENT_CREDITS","detail":"13 credits are required, 2.5 are available.",\
 "required":"13","available":"2.5","reserved":"0"}
     """
     row = _row(type(error))

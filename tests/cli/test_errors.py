@@ -215,6 +215,7 @@ def test_with_json_an_error_is_a_document_with_its_facts(program: Program) -> No
             "user_id": "ada",
             "required": "100.500000",
             "available": "100.000000",
+            "reserved": "0.000000",
         },
     }
     assert (4, expected) == (ended.code, ended.json)

@@ -68,6 +68,22 @@ def test_results_are_those_of_the_engine(credits: BlockingCreditsEngine) -> None
     assert "credits" == credits.config.namespace
 
 
+def test_a_block_charges_what_was_used_and_gives_back_what_an_error_leaves(
+    credits: BlockingCreditsEngine,
+) -> None:
+    credits.create_user("ada", credits=100)
+    with credits.hold("ada", "image", amount=30) as hold:
+        assert Decimal(30) == hold.amount
+        hold.used(amount=12)
+    assert hold.captured is not None
+    assert (Decimal(12), Decimal(88)) == (hold.captured.cost, hold.captured.balance_after)
+
+    with pytest.raises(ZeroDivisionError), credits.hold("ada", "image", amount=30) as failed:
+        raise ZeroDivisionError
+    assert failed.captured is None
+    assert Decimal(88) == credits.reserve("ada", "image", amount=88).reserved
+
+
 def test_errors_are_those_of_the_engine_with_their_facts(credits: BlockingCreditsEngine) -> None:
     credits.create_user("ada", credits=5)
 

@@ -136,6 +136,7 @@ def test_the_web_api_charges_over_http_and_its_statement_shows_it_all(
         "detail": "11.000000 credits are required, 7.000000 are available.",
         "required": "11.000000",
         "available": "7.000000",
+        "reserved": "0.000000",
     } == refused.json()
     assert [400, 400, 422, 401] == problems
     assert [

@@ -132,7 +132,7 @@ def test_a_document_tells_the_facts_of_a_refusal_and_amounts_as_text() -> None:
         "title": "Not enough credits",
         "status": 402,
         "code": "INSUFFICIENT_CREDITS",
-        "detail": "13 credits are required, 1.500000 are available, 0 more are held.",
+        "detail": "13 credits are required, 1.500000 are available.",
         "required": "13",
         "available": "1.500000",
         "reserved": "0",
