@@ -6,6 +6,10 @@ names the last entry it has recorded, with a digest of it; where the journal sti
 entry, nothing the ledger knows was lost, and the partition is opened for the new identity. Anybody may
 do this at any time: it reads, and one script opens or does nothing.
 
+What a worker has in hand by then was read from the history before, and may not be in this one. So
+whoever opens a partition takes it from its worker first, then compares: what is recorded cannot move in
+between, and what was in hand is thrown away and read again.
+
 Where the entry is gone or another one stands in its place, history was lost. The partition stays
 closed until the worker has repaired it (`sync/repair.py`); nothing is guessed.
 """
@@ -15,9 +19,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from credits_fast.database import reading, writing
@@ -32,7 +37,7 @@ from credits_fast.sync.tables import sync_partitions
 from credits_fast.version import __version__
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from credits_fast.keys import PartitionKeys, Partitions
     from credits_fast.lane import Lane
@@ -114,7 +119,9 @@ class Admission:
         async with self._locks[partition.number]:
             position = await self.position(partition)
             for _ in range(_COMPARISONS_MAX):
-                if await self._open_at(partition, position):
+                if await self._router.follow(
+                    partition, partial(self._open_by, partition=partition, position=position)
+                ):
                     return
                 before, position = position, await self.position(partition)
                 if before == position:
@@ -123,38 +130,32 @@ class Admission:
 
     async def position(self, partition: PartitionKeys) -> Position:
         """How far the ledger has recorded a partition."""
-        columns = sync_partitions.c
-        query = select(columns.epoch, columns.last_id, columns.last_stamp).where(
-            columns.partition == partition.number,
-        )
         async with reading(self._database) as connection:
-            return Position(*(await connection.execute(query)).one())
-
-    async def _open_at(self, partition: PartitionKeys, position: Position) -> bool:
-        """Whether the partition is open now: False where the journal does not hold the position."""
-        return await self._router.follow(
-            partition, lambda lane: self._open_by(lane, partition, position)
-        )
+            return await _position(connection, partition)
 
     async def _open_by(self, lane: Lane, partition: PartitionKeys, position: Position) -> bool:
-        """Compared and opened on one lane: what one server holds says nothing about another."""
+        """Whether the partition is open now: False where the journal does not hold the position.
+
+        It is compared and opened on one lane: what one server holds says nothing about another. The
+        comparison before the partition is taken spares the worker that repairs it.
+        """
         gate = await lane.execute(b"GET", partition.gate)
         if gate is not None and gate.startswith(b"%b %b " % (FORMAT.encode(), lane.run.encode())):
             return True
-        is_known = await lane.execute(b"EXISTS", partition.meta)
-        nothing_recorded = position.last_id == NOTHING_YET
-        if not nothing_recorded and not await _holds(lane, partition, position):
+        if not await _holds(lane, partition, position):
             return False
-        if position.epoch == 0:
-            position = await self._first_epoch(partition)
+        is_known = await lane.execute(b"EXISTS", partition.meta)
+        taken = await self._take(partition)
+        if not await _holds(lane, partition, taken):
+            return False
         reply = await lane.run_script(
             "open",
             (partition.gate, partition.meta, partition.journal),
             (
-                b"%d" % position.epoch,
+                b"%d" % taken.epoch,
                 b"%d" % len(self._partitions),
                 __version__.encode(),
-                b"1" if nothing_recorded and not is_known else b"0",
+                b"1" if taken.last_id == NOTHING_YET and not is_known else b"0",
             ),
         )
         return self._opened(partition, reply)
@@ -176,16 +177,24 @@ class Admission:
             )
         return False
 
-    async def _first_epoch(self, partition: PartitionKeys) -> Position:
-        """The ledger learns of the partition before Redis does, so that no trace means a loss."""
+    async def _take(self, partition: PartitionKeys) -> Position:
+        """How far the partition is recorded, with nobody about to record more of it.
+
+        A commit that began before is waited for, a later one finds that the partition was taken from
+        its worker. The ledger learns of a new partition here, before Redis does, so that no trace of it
+        there means a loss.
+        """
         columns = sync_partitions.c
         async with writing(self._database) as connection:
             await connection.execute(
                 update(sync_partitions)
-                .where(columns.partition == partition.number, columns.epoch == 0)
-                .values(epoch=1),
+                .where(columns.partition == partition.number)
+                .values(
+                    fence=columns.fence + 1,
+                    epoch=case((columns.epoch == 0, 1), else_=columns.epoch),
+                ),
             )
-        return await self.position(partition)
+            return await _position(connection, partition)
 
     async def _register(self) -> None:
         """The rows of all partitions in the ledger, checked against the configuration."""
@@ -229,8 +238,17 @@ class Admission:
             )
 
 
+async def _position(connection: AsyncConnection, partition: PartitionKeys) -> Position:
+    columns = sync_partitions.c
+    query = select(columns.epoch, columns.last_id, columns.last_stamp)
+    found = await connection.execute(query.where(columns.partition == partition.number))
+    return Position(*found.one())
+
+
 async def _holds(lane: Lane, partition: PartitionKeys, position: Position) -> bool:
-    """Whether the journal holds the very entry up to which the ledger is recorded."""
+    """Whether the journal holds the very entry up to which the ledger is recorded, if any is."""
+    if position.last_id == NOTHING_YET:
+        return True
     last = position.last_id.encode()
     entries = await lane.execute(b"XRANGE", partition.journal, last, last)
     return bool(entries) and stamp(position.last_id, entries[0][1]) == position.last_stamp

@@ -1,8 +1,8 @@
 """The SQL side of the worker: batches become rows in one commit, and the position moves with them.
 
 Writing twice is writing once: the position of each partition is compared and set in the same commit
-(`fence` and `last_id`), so that a batch that was written already, or by a worker whose lease has gone
-to another, changes nothing. Balances and holds are moved only from exactly where the batch begins: every
+(`fence` and `last_id`), so that a batch that was written already, or that was read before the partition
+was taken from its worker, changes nothing. Balances and holds are moved only from exactly where the batch begins: every
 user's sequence, balance and reserved credits, and what every hold keeps, must be what the journal says
 came before.
 """
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from credits_fast.sync.lease import Claim
     from credits_fast.sync.rows import AccountStep, Batch, HeldStep, HoldRow
 
 __all__ = ["Ledger", "LedgerRefusedError", "PositionLostError"]
@@ -42,11 +41,11 @@ _EXPIRED_MAX: Final = 5_000
 
 
 class PositionLostError(Exception):
-    """A partition's position is not where this worker left it: another one owns it now."""
+    """A partition's position is not where this worker left it, or it was taken from it."""
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
-        super().__init__(f"partition {partition} belongs to another worker now")
+        super().__init__(f"partition {partition} was taken from this worker")
 
 
 class LedgerRefusedError(Exception):
@@ -90,7 +89,7 @@ class Ledger:
             if rows and table not in batch.encoded:
                 batch.encoded[table] = [self._encoders[table](batch)]
 
-    async def write(self, work: Sequence[tuple[Claim, Batch]]) -> None:
+    async def write(self, batches: Sequence[Batch]) -> None:
         """Write the batches of several partitions in one commit, or nothing.
 
         Raises:
@@ -99,12 +98,11 @@ class Ledger:
             LedgerRefusedError: The database refuses a row.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        batches = [batch for _, batch in work]
         for batch in batches:
             self.complete(batch)
         try:
             async with writing(self._database, idle_ms=self._idle_ms) as connection:
-                await self._move(connection, work)
+                await self._move(connection, batches)
                 await self._update_users(connection, batches)
                 await self._insert(connection, batches)
                 await self._update_holds(connection, batches)
@@ -129,10 +127,10 @@ class Ledger:
             )
         return done.rowcount
 
-    async def _move(self, connection: AsyncConnection, work: Sequence[tuple[Claim, Batch]]) -> None:
+    async def _move(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
         """The positions, compared and set: the first statement, so that a lost one costs nothing."""
-        if await self._sql.move_partitions(connection, work) != len(work):
-            raise PositionLostError(await _lost(connection, work))
+        if await self._sql.move_partitions(connection, batches) != len(batches):
+            raise PositionLostError(await _lost(connection, batches))
 
     async def _update_users(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
         steps = {user: step for batch in batches for user, step in batch.accounts.items()}
@@ -179,16 +177,16 @@ class Ledger:
             _log.error("%d idempotency keys were used again while the ledger remembers them", late)
 
 
-async def _lost(connection: AsyncConnection, work: Sequence[tuple[Claim, Batch]]) -> int:
-    """A partition that was not where its claim says."""
+async def _lost(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
+    """A partition that was not where its batch begins, or not its reader's any more."""
     columns = sync_partitions.c
-    numbers = [claim.partition for claim, _ in work]
+    numbers = [batch.partition for batch in batches]
     query = select(columns.partition, columns.fence, columns.last_id).where(
         columns.partition.in_(numbers),
     )
     rows = await connection.execute(query)
     found = {row.partition: (row.fence, row.last_id) for row in rows}
-    moved = {claim.partition: (claim.fence, batch.ends[0]) for claim, batch in work}
+    moved = {batch.partition: (batch.fence, batch.ends[0]) for batch in batches}
     unmoved = (number for number in numbers if found.get(number) != moved[number])
     return next(unmoved, numbers[0])
 

@@ -22,7 +22,6 @@ from credits_fast.sync.rows import COLUMNS
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from credits_fast.sync.lease import Claim
     from credits_fast.sync.rows import AccountStep, Batch, HeldStep, HoldRow
 
 __all__ = [
@@ -150,15 +149,15 @@ _REMEMBER: Final = text(
 )
 
 
-async def move_partitions(connection: AsyncConnection, work: Sequence[tuple[Claim, Batch]]) -> int:
-    """How many partitions were where their claim says; they are where their batch ends now."""
-    ends = [batch.ends for _, batch in work]
+async def move_partitions(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
+    """How many partitions were where their batch begins and ours; they are where it ends now."""
+    ends = [batch.ends for batch in batches]
     moved = await connection.execute(
         _MOVE_PARTITIONS,
         {
-            "partitions": [claim.partition for claim, _ in work],
-            "fences": [claim.fence for claim, _ in work],
-            "previous": [claim.last_id for claim, _ in work],
+            "partitions": [batch.partition for batch in batches],
+            "fences": [batch.fence for batch in batches],
+            "previous": [batch.follows[0] for batch in batches],
             "last": [last_id for last_id, _ in ends],
             "stamps": [last_stamp for _, last_stamp in ends],
         },

@@ -13,7 +13,6 @@ from credits_fast.sync.rows import COLUMNS
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from credits_fast.sync.lease import Claim
     from credits_fast.sync.rows import AccountStep, Batch, HeldStep, HoldRow
 
 __all__ = [
@@ -72,9 +71,11 @@ _REMEMBER: Final = (
 )
 
 
-async def move_partitions(connection: AsyncConnection, work: Sequence[tuple[Claim, Batch]]) -> int:
-    """How many partitions were where their claim says; they are where their batch ends now."""
-    values = [(*batch.ends, claim.partition, claim.fence, claim.last_id) for claim, batch in work]
+async def move_partitions(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
+    """How many partitions were where their batch begins and ours; they are where it ends now."""
+    values = [
+        (*batch.ends, batch.partition, batch.fence, batch.follows[0]) for batch in batches
+    ]
     return (await connection.exec_driver_sql(_MOVE_PARTITION, values)).rowcount
 
 

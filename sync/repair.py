@@ -265,7 +265,8 @@ class Repair:
     async def _record(self, work: RepairWork, entries: Sequence[Entry]) -> None:
         """Adopt entries: one commit, on top of what their users have and their holds are."""
         known = await self._known(entries)
-        batch = Batch(work.claim.partition, (work.claim.last_id, work.claim.last_stamp))
+        claim = work.claim
+        batch = Batch(claim.partition, (claim.last_id, claim.last_stamp), claim.fence)
         for entry in entries:
             moved = adopted(entry, EntryId((work.epoch, work.adopting)), known)
             if moved is not None:
@@ -273,8 +274,8 @@ class Repair:
                 work.adopting += 1
         if not batch.entries:
             return
-        await self._ledger.write([(work.claim, batch)])
-        work.claim.last_id, work.claim.last_stamp = batch.ends
+        await self._ledger.write([batch])
+        claim.last_id, claim.last_stamp = batch.ends
         work.adopted += sum(1 for _ in transactions_of(entries))
 
     async def _known(self, entries: Sequence[Entry]) -> Known:

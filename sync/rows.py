@@ -196,6 +196,7 @@ class Batch:
     Attributes:
         partition: The partition.
         follows: The entry after which they stand, and its digest.
+        fence: The claim under which they were read; they are written under no other.
         last: The last of them, None before the first was added.
         entries: How many there are.
         items: How many decisions they hold.
@@ -213,6 +214,7 @@ class Batch:
 
     partition: int
     follows: tuple[str, str] = (NOTHING_YET, "")
+    fence: int = 0
     last: Entry | None = None
     entries: int = 0
     items: int = 0

@@ -5,8 +5,8 @@ writes all of it in one commit; then the journals are trimmed. Killed anywhere i
 either written and will find so by the position, or has not and will read the same again.
 
 While it is behind, the next batch is read and made ready as the one before is being written: one, never
-more, so that two are in memory. It is written only if it still follows what is recorded by then, in a
-partition that is still ours; else it is thrown away and read again.
+more, so that two are in memory. It is written only if it still follows what is recorded by then, and
+nobody has taken the partition meanwhile; else it is thrown away and read again.
 
 A partition whose journal is not what was recorded has lost history and is repaired. One whose journal
 cannot be carried is set aside with its reason and stays in the log: its charges go on, its journal
@@ -196,7 +196,7 @@ class SyncWorker:
             UnavailableError: Redis or the database cannot be reached; nothing is lost by it.
         """
         total = 0
-        while carried := await self._carry():
+        while (carried := await self._carry()) or self._renew_at == 0.0:  # taken from us, and free
             total += carried
         return total
 
@@ -247,12 +247,13 @@ class SyncWorker:
         return any(owned.pace.is_behind for owned in self._owned.values() if owned.is_carried)
 
     def _still_following(self, ahead: Sequence[Batch]) -> list[Batch]:
-        """Of what was read ahead, what follows what is recorded now, in partitions still ours."""
+        """Of what was read ahead, what follows what is recorded now, under the same claim."""
         return [
             batch
             for batch in ahead
             if (owned := self._owned.get(batch.partition)) is not None
             and owned.is_carried
+            and owned.claim.fence == batch.fence
             and (owned.claim.last_id, owned.claim.last_stamp) == batch.follows
         ]
 
@@ -304,7 +305,8 @@ class SyncWorker:
 
     async def _batch(self, look: Look, entries: Sequence[RawEntry]) -> Batch:
         """As many of the entries as belong in a batch, ready to be written; others have their turn."""
-        batch = Batch(look.partition, (look.last_id, look.last_stamp))
+        fence = self._owned[look.partition].claim.fence
+        batch = Batch(look.partition, (look.last_id, look.last_stamp), fence)
         in_slice = 0
         for entry_id, fields in entries:
             entry = decode(entry_id, fields)
@@ -329,7 +331,7 @@ class SyncWorker:
         if not batches:
             return []
         try:
-            await self._ledger.write([(self._owned[b.partition].claim, b) for b in batches])
+            await self._ledger.write(batches)
         except (PositionLostError, ChainBrokenError, LedgerRefusedError) as error:
             if len(batches) > 1:
                 alone = [await self._write([batch]) for batch in batches]

@@ -364,7 +364,7 @@ async def test_two_batches_are_in_memory_at_most(
         await original(ledger, work)
         of_partition = [o.partition for o in gc.get_objects() if isinstance(o, Batch)]
         in_memory.append(max(of_partition.count(number) for number in of_partition))
-        assert all(batch.items <= SMALL.batch_max for _, batch in work)
+        assert all(batch.items <= SMALL.batch_max for batch in work)
 
     monkeypatch.setattr(Ledger, "write", write)
     await worker.drain()

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import PartitionFencedError, RedisUnavailableError
 from credits_fast.lane import Endpoint, Lane
+from credits_fast.sync.ledger import Ledger
 from credits_fast.sync.repair import Repair
 from credits_fast.sync.tables import sync_partitions
 from credits_fast.sync.worker import SyncWorker
@@ -130,6 +131,42 @@ async def test_two_histories_become_one_that_has_every_charge_of_both(charged: C
     assert third[0].transaction_id == rows[-1].id
     await charged.assert_balanced()
     assert 12 == sum(one.adopted for one in charged.worker.repaired)
+
+
+async def test_what_a_worker_has_in_hand_is_thrown_away_when_another_server_is_opened(
+    charged: CreditsKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a replica had not received, and nobody had recorded, is not recorded after its promotion."""
+    lane = await charged.engine.lane()
+    snapshot = await Snapshot.take(lane)
+    gates = [partition.gate for partition in charged.engine.partitions]
+    original, writes = Ledger.write, 0
+
+    async def charge_nearly_all(key: str) -> set[int]:
+        charges = (
+            charged.engine.charge(user, "image", amount=900, idempotency_key=f"{key}-{user}")
+            for user in USERS
+        )
+        return {int(one.balance_after) for one in await asyncio.gather(*charges)}
+
+    async def failover_and_write(ledger: Ledger, batches: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 1:
+            await snapshot.put_back(lane)
+            await lane.execute(b"UNLINK", *gates)  # as for a server with another identity
+            assert {80} == await charge_nearly_all("third")
+        await original(ledger, batches)
+
+    assert {80} == await charge_nearly_all("second")
+    monkeypatch.setattr(Ledger, "write", failover_and_write)
+    await charged.sync()
+
+    assert {80} == await balances(charged)
+    rows = await charged.transactions(USERS[0])
+    assert [None, f"first-{USERS[0]}", f"third-{USERS[0]}"] == [row.idempotency_key for row in rows]
+    assert [] == charged.worker.repaired
+    await charged.assert_balanced()
 
 
 async def test_nobody_charges_while_a_repair_is_under_way(
