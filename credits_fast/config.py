@@ -345,6 +345,9 @@ class SyncConfig(_Section):
         retain_max: Synced entries kept per partition at most.
         cleanup_ms: Milliseconds between two sweeps of expired idempotency records.
         expire_ms: Milliseconds between two looks for holds whose time is over.
+        idle_ms: Milliseconds without use after which an account leaves Redis, to be loaded from the
+            ledger when it is next needed; whole seconds count. 0 for never.
+        evict_ms: Milliseconds between two looks for idle accounts, at a thousand keys of a server each.
     """
 
     batch_max: Annotated[_Count, Field(ge=1, le=100_000)] = 2_000
@@ -354,6 +357,8 @@ class SyncConfig(_Section):
     retain_max: Annotated[_Count, Field(ge=1)] = 10_000
     cleanup_ms: Annotated[_Count, Field(ge=100)] = 60_000
     expire_ms: Annotated[_Count, Field(ge=0)] = 1_000
+    idle_ms: Annotated[_Count, Field(ge=0)] = 3_600_000
+    evict_ms: Annotated[_Count, Field(ge=0)] = 1_000
 
 
 class CreditsConfig(_Section):

@@ -22,6 +22,7 @@ SCRIPTS: Final = (
     "begin",
     "capture",
     "charge",
+    "evict",
     "expire",
     "grant",
     "load",

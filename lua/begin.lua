@@ -21,6 +21,7 @@
 
 --- @include "integer"
 --- @include "gate"
+--- @include "generation"
 
 local gate, meta, journal = KEYS[1], KEYS[2], KEYS[3]
 local epoch, first, moment = ARGV[1], ARGV[2], ARGV[3]
@@ -31,7 +32,7 @@ if found[1] and integer(found[1]) >= integer(epoch) then
   return 'epoch\0' .. found[1]
 end
 
-local generation = text(integer(found[2] or '0') + 1)
+local generation = new_generation(found[2])
 call('UNLINK', journal)
 call('XADD', journal, first, 'v', FORMAT, 't', moment, 'i', '')
 call(

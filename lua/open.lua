@@ -22,6 +22,7 @@
 
 --- @include "integer"
 --- @include "gate"
+--- @include "generation"
 
 local gate, meta, journal = KEYS[1], KEYS[2], KEYS[3]
 local epoch, partitions, library, create = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -43,7 +44,7 @@ end
 if not found[1] then
   call(
     'HSET', meta, 'format', FORMAT, 'epoch', epoch, 'partitions', partitions,
-    'generation', '0', 'synced', '0-0'
+    'generation', new_generation(), 'synced', '0-0'
   )
 end
 call('HSET', meta, 'library', library)

@@ -2,9 +2,9 @@
 
 Writing twice is writing once: the position of each partition is compared and set in the same commit
 (`fence` and `last_id`), so that a batch that was written already, or that was read before the partition
-was taken from its worker, changes nothing. Balances and holds are moved only from exactly where the batch begins: every
-user's sequence, balance and reserved credits, and what every hold keeps, must be what the journal says
-came before.
+was taken from its worker, changes nothing. Balances and holds are moved only from exactly where the
+batch begins: every user's sequence, balance and reserved credits, and what every hold keeps, must be
+what the journal says came before.
 """
 
 from __future__ import annotations

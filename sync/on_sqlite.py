@@ -73,9 +73,7 @@ _REMEMBER: Final = (
 
 async def move_partitions(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
     """How many partitions were where their batch begins and ours; they are where it ends now."""
-    values = [
-        (*batch.ends, batch.partition, batch.fence, batch.follows[0]) for batch in batches
-    ]
+    values = [(*batch.ends, batch.partition, batch.fence, batch.follows[0]) for batch in batches]
     return (await connection.exec_driver_sql(_MOVE_PARTITION, values)).rowcount
 
 

@@ -35,6 +35,7 @@ from credits_fast.errors import (
 from credits_fast.ids import operation_id
 from credits_fast.keys import FORMAT
 from credits_fast.routing import router_to
+from credits_fast.sync.eviction import Eviction
 from credits_fast.sync.journal import ForkedError, Journal, Look, RawEntry, after
 from credits_fast.sync.lease import Claim, Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
@@ -134,11 +135,13 @@ class SyncWorker:
         self._admission = Admission(partitions, database, self.router)
         self._repair = Repair(partitions, self.router, database, self._ledger)
         self._overdue = Overdue(partitions, self.router, database)
+        self._eviction = Eviction(partitions, self.router)
         self._owned: dict[int, _Owned] = {}
         self._ahead: list[Batch] = []
         self._renew_at = 0.0
         self._clean_at = 0.0
         self._expire_at = 0.0
+        self._evict_at = 0.0
 
     @property
     def owned(self) -> frozenset[int]:
@@ -225,6 +228,7 @@ class SyncWorker:
         await self._trim(written)
         await self._repair_forked()
         await self._tell()
+        await self._evict()
         await self._clean()
         return sum(batch.items for batch in written)
 
@@ -416,6 +420,14 @@ class SyncWorker:
         now_us = b"%d" % round(now.timestamp() * 1_000_000) if self._is_clock_given else b""
         await self._overdue.finish(carried, now, now_us)
         self._expire_at = time.monotonic() + self._config.expire_ms / 1_000
+
+    async def _evict(self) -> None:
+        """Have accounts leave Redis that nobody uses."""
+        carried = [number for number, owned in self._owned.items() if owned.is_carried]
+        if time.monotonic() < self._evict_at or not self._config.idle_ms or not carried:
+            return
+        self.tally.evictions += await self._eviction.evict(carried, self._config.idle_ms)
+        self._evict_at = time.monotonic() + self._config.evict_ms / 1_000
 
     async def _clean(self) -> None:
         if time.monotonic() < self._clean_at or 0 not in self._owned:

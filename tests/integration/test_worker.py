@@ -136,6 +136,29 @@ async def test_a_worker_that_slept_through_its_lease_writes_nothing(busy_kit: Cr
     await busy_kit.assert_balanced()
 
 
+async def test_a_batch_is_written_only_under_the_claim_it_was_read_under(
+    busy_kit: CreditsKit,
+) -> None:
+    worker = new_worker(busy_kit)
+    await worker._keep_leases()
+    stale = await worker._read()
+    async with busy_kit.database.begin() as connection:  # whoever opens a partition does this
+        await connection.execute(update(sync_partitions).values(fence=sync_partitions.c.fence + 1))
+    worker._owned.clear()
+    worker._renew_at = 0.0
+    await worker._keep_leases()
+    rows = await count(busy_kit, transactions)
+
+    assert stale
+    assert {batch.partition for batch in stale} <= worker.owned
+    assert [] == worker._still_following(stale)
+    assert [] == await worker._write(stale)
+
+    assert rows == await count(busy_kit, transactions)
+    await vanish(busy_kit, worker)
+    await busy_kit.assert_balanced()
+
+
 async def test_two_workers_share_the_partitions_and_the_work(busy_kit: CreditsKit) -> None:
     config = SyncConfig(retain_ms=0)
     one, two = new_worker(busy_kit, config), new_worker(busy_kit, config)
@@ -168,7 +191,9 @@ async def test_two_workers_at_once_under_load_record_everything_once(kit: Credit
     names = [f"user-{number}" for number in range(20)]
     await asyncio.gather(*(kit.engine.create_user(name, credits=1_000) for name in names))
     stop = asyncio.Event()
-    workers = [new_worker(kit, SyncConfig(lease_ms=2_000, poll_ms=1, retain_ms=0)) for _ in range(2)]
+    workers = [
+        new_worker(kit, SyncConfig(lease_ms=2_000, poll_ms=1, retain_ms=0)) for _ in range(2)
+    ]
     running = [asyncio.create_task(worker.run(stop)) for worker in workers]
 
     for _ in range(30):

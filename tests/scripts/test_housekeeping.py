@@ -1,4 +1,4 @@
-"""open, load, trim, refuse, remember: what keeps a partition going."""
+"""open, load, trim, refuse, remember, evict: what keeps a partition going."""
 
 from __future__ import annotations
 
@@ -61,9 +61,19 @@ async def test_a_partition_the_ledger_knows_is_never_created_anew(bench: Bench) 
     assert "missing" == await opened(bench, create=b"1")
 
 
+async def generation_of(bench: Bench) -> bytes:
+    return bytes(await bench.lane.execute(b"HGET", bench.keys.meta, b"generation"))
+
+
 async def load(
-    bench: Bench, *, generation: bytes = b"0", balance: bytes = b"5", holds: bytes = b""
+    bench: Bench,
+    *,
+    generation: bytes | None = None,
+    balance: bytes = b"5",
+    holds: bytes = b"",
 ) -> str:
+    """Loaded as of a generation; None for the one that is there."""
+    known = await generation_of(bench) if generation is None else generation
     keys = (
         bench.keys.gate,
         bench.keys.meta,
@@ -71,7 +81,7 @@ async def load(
         bench.keys.holds(b"ada"),
     )
     facts = (balance, b"2", b"7", b"pro", b"123", holds)
-    (reply,) = await bench.lane.run_script("load", keys, (generation, *facts))
+    (reply,) = await bench.lane.run_script("load", keys, (known, *facts))
     return str(reply.decode())
 
 
@@ -99,7 +109,7 @@ async def test_a_new_epoch_makes_everything_of_the_old_one_cold(bench: Bench) ->
     (first,) = await bench.journal()
     assert ("2-0", NOW_US, ()) == (str(first.id), first.time_us, first.items)
     assert ["cold"] == await bench.run(charge_call(bench.operation("t2"), priced(1)))
-    assert "loaded" == await load(bench, generation=b"1", balance=b"70")
+    assert "loaded" == await load(bench, balance=b"70")
     refund = refund_call(bench.operation("t3"), 5, b"c", bounded=True)
     assert ["cold_charge"] == await bench.run(refund)
     assert [b"loaded"] == await bench.lane.run_script("load_charge", known, (b"50", b"9", b"60000"))
@@ -127,11 +137,89 @@ async def test_what_is_no_account_is_not_overwritten_and_told(
 
 
 async def test_loading_what_was_read_before_an_eviction_is_refused(bench: Bench) -> None:
-    await bench.meta(generation="1")
+    before = await generation_of(bench)
+    await recorded_charge(bench)
+    assert ["evicted"] == await evicted(bench)
 
-    assert "stale" == await load(bench)
+    assert "stale" == await load(bench, generation=before)
     assert {} == await bench.fields()
-    assert "loaded" == await load(bench, generation=b"1")
+    assert "loaded" == await load(bench)
+
+
+async def recorded_charge(bench: Bench) -> None:
+    """A user with one charge, which the ledger has."""
+    await bench.account(b=100)
+    await bench.run(charge_call(bench.operation("t1"), priced(1)))
+    await bench.meta(synced="1-1")
+
+
+async def evicted(bench: Bench) -> list[str]:
+    account, holds = bench.keys.account(b"ada"), bench.keys.holds(b"ada")
+    keys = (bench.keys.gate, bench.keys.meta, account, holds)
+    return [reply.decode() for reply in await bench.lane.run_script("evict", keys, ())]
+
+
+async def test_an_account_leaves_with_its_holds_and_nothing_of_it_stays(bench: Bench) -> None:
+    await recorded_charge(bench)
+    holds = bench.keys.holds(b"ada")
+    await bench.lane.execute(b"HSET", holds, b"h", b"5 5 0 1 1 ")
+
+    assert ["evicted"] == await evicted(bench)
+
+    assert {} == await bench.fields()
+    assert 0 == await bench.lane.execute(b"EXISTS", holds)
+    assert ["cold"] == await bench.run(charge_call(bench.operation("t2"), priced(1)))
+    assert ["absent"] == await evicted(bench)
+
+
+@pytest.mark.parametrize("synced", ["1-0", "0-9"])
+async def test_an_account_whose_last_change_is_not_recorded_stays(
+    bench: Bench, synced: str
+) -> None:
+    await recorded_charge(bench)
+    await bench.run(charge_call(bench.operation("t2"), priced(1)))
+    await bench.meta(synced=synced)
+    before = await generation_of(bench)
+
+    assert ["unrecorded"] == await evicted(bench)
+    assert "98" == (await bench.fields())["b"]
+    assert before == await generation_of(bench)
+
+
+async def test_an_account_of_a_history_that_was_lost_leaves_in_any_case(bench: Bench) -> None:
+    await recorded_charge(bench)
+    assert "begun" == await begun(bench)
+    await bench.meta(synced="0-0")
+
+    assert ["evicted"] == await evicted(bench)
+
+
+async def test_nothing_leaves_a_closed_partition_and_nothing_strange_leaves(bench: Bench) -> None:
+    await bench.lane.execute(b"SET", bench.keys.account(b"ada"), b"nonsense")
+    assert ["malformed"] == await evicted(bench)
+    await bench.lane.execute(b"DEL", bench.keys.account(b"ada"))
+    await bench.lane.execute(b"LPUSH", bench.keys.account(b"ada"), b"x")
+    assert ["malformed"] == await evicted(bench)
+    await bench.lane.execute(b"DEL", bench.keys.account(b"ada"))
+
+    await recorded_charge(bench)
+    await bench.lane.execute(b"UNLINK", bench.keys.gate)
+    assert ["unopened"] == await evicted(bench)
+
+
+async def test_a_generation_never_comes_back(bench: Bench) -> None:
+    """Not after a wipe, nor where the clock of another server is behind."""
+    await recorded_charge(bench)
+    await evicted(bench)
+    first = await generation_of(bench)
+    await bench.lane.execute(b"FLUSHALL")
+    assert "created" == await opened(bench, create=b"1")
+    second = await generation_of(bench)
+    await bench.lane.execute(b"HSET", bench.keys.meta, b"generation", b"8000000000000000")
+    assert "begun" == await begun(bench)
+
+    assert 0 < int(first) < int(second)
+    assert b"8000000000000001" == await generation_of(bench)
 
 
 async def test_loading_into_a_closed_partition_is_refused(bench: Bench) -> None:
