@@ -43,6 +43,13 @@ async def charge_new_users(kit: CreditsKit) -> None:
     await kit.sync()
 
 
+async def charge_later(kit: CreditsKit, user: str, turns: int) -> None:
+    """A charge, after so many turns of the event loop: somewhere in the middle of a step."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await kit.engine.charge(user, "image", amount=1)
+
+
 async def carry(kit: CreditsKit) -> None:
     for _ in range(3):
         await kit.worker.step()
@@ -85,7 +92,7 @@ async def test_charges_while_accounts_leave_all_the_time(forgetful: CreditsKit) 
     for _ in range(ROUNDS):
         some = chance.sample(USERS, 12)
         charged.update(some)
-        charges = (forgetful.engine.charge(user, "image", amount=1) for user in some)
+        charges = (charge_later(forgetful, user, chance.randrange(400)) for user in some)
         await asyncio.gather(*charges, carry(forgetful))
 
     assert forgetful.worker.tally.evictions > len(USERS)
