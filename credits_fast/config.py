@@ -344,7 +344,8 @@ class SyncConfig(_Section):
             a backup that is not older can be brought forward again.
         retain_max: Synced entries kept per partition at most.
         cleanup_ms: Milliseconds between two sweeps of expired idempotency records.
-        expire_ms: Milliseconds between two looks for holds whose time is over.
+        expire_ms: Milliseconds between two looks for holds whose time is over, and for what is to be
+            reversed.
         idle_ms: Milliseconds without use after which an account leaves Redis, to be loaded from the
             ledger when it is next needed; whole seconds count. 0 for never.
         evict_ms: Milliseconds between two looks for idle accounts, at a thousand keys of a server each.

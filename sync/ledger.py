@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy.exc import DataError, IntegrityError
 
 from credits_fast.amounts import to_credits
@@ -22,8 +22,15 @@ from credits_fast.database import writing
 from credits_fast.sync import on_postgresql, on_sqlite
 from credits_fast.sync.bulk import RowsRefusedError
 from credits_fast.sync.parameters import decimal_text
-from credits_fast.sync.rows import ChainBrokenError
-from credits_fast.sync.tables import holds, idempotency_records, sync_partitions, users
+from credits_fast.sync.rows import ID_OF_RECORD, ChainBrokenError, LateDuplicate
+from credits_fast.sync.tables import (
+    holds,
+    idempotency_records,
+    reversals,
+    sync_partitions,
+    transactions,
+    users,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +45,7 @@ _log = logging.getLogger(__name__)
 
 _SHOWN_MAX: Final = 5
 _EXPIRED_MAX: Final = 5_000
+_PLACES_MAX: Final = 500
 
 
 class PositionLostError(Exception):
@@ -168,13 +176,23 @@ class Ledger:
             _log.error("%d items with unreadable metadata were set aside in dead_letters", letters)
 
     async def _remember(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
-        """One record a key; an expired one gives way, one that still holds stays."""
+        """One record a key; an expired one gives way, and what came late is noted, to be reversed."""
         records = sum(len(batch.records) for batch in batches)
         if not records:
             return
-        late = records - await self._sql.remember(connection, batches)
-        if late > 0:
-            _log.error("%d idempotency keys were used again while the ledger remembers them", late)
+        late = [one for batch in batches for one in batch.late]
+        if await self._sql.remember(connection, batches) < records:
+            late += await _late(connection, batches)
+        if late:
+            now = datetime.now(UTC)
+            noted = [one._asdict() | {"noted_at": now} for one in late]
+            await connection.execute(insert(reversals), noted)
+            _log.error(
+                "%d idempotency keys were used again while the ledger remembers them, and will be "
+                "reversed: %s",
+                len(late),
+                _some([f"{one.key!r} of user {one.user_id!r}" for one in late]),
+            )
 
 
 async def _lost(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
@@ -189,6 +207,29 @@ async def _lost(connection: AsyncConnection, batches: Sequence[Batch]) -> int:
     moved = {batch.partition: (batch.fence, batch.ends[0]) for batch in batches}
     unmoved = (number for number in numbers if found.get(number) != moved[number])
     return next(unmoved, numbers[0])
+
+
+async def _late(connection: AsyncConnection, batches: Sequence[Batch]) -> list[LateDuplicate]:
+    """The transactions of these batches whose key stands for another one in the ledger."""
+    columns = idempotency_records.c
+    query = select(columns.user_id, columns.key, columns.transaction_id)
+    late: list[LateDuplicate] = []
+    for batch in batches:
+        places = [*batch.records]
+        for start in range(0, len(places), _PLACES_MAX):
+            some = places[start : start + _PLACES_MAX]
+            rows = await connection.execute(
+                query.where(tuple_(columns.user_id, columns.key).in_(some))
+            )
+            for user_id, key, first_id in rows:
+                name = batch.records[user_id, key][ID_OF_RECORD]
+                if name != first_id:
+                    late.append(LateDuplicate(name, user_id, key, first_id, batch.partition))
+    query_known = select(transactions.c.id).where(
+        transactions.c.id.in_([one.transaction_id for one in late])
+    )
+    known = {*await connection.scalars(query_known)}
+    return [one for one in late if one.transaction_id in known]
 
 
 async def _misfits(connection: AsyncConnection, steps: Mapping[str, AccountStep]) -> str:

@@ -38,6 +38,7 @@ _COUNTERS: Final = (
     ("dead_letters", "Items whose metadata could not be read, and that were kept as they came."),
     ("forks", "How often a journal did not continue the ledger."),
     ("repairs", "Partitions that had lost history and were repaired."),
+    ("reversals", "Transactions under a key that was used again, undone."),
     ("evictions", "Idle accounts that were dropped from Redis."),
     ("errors", "How often a server could not be reached or a partition was set aside."),
 )

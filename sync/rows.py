@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS",
+    "ID_OF_RECORD",
     "AccountStep",
     "AuditRow",
     "Batch",
@@ -45,6 +46,7 @@ __all__ = [
     "HoldRow",
     "HoldStep",
     "IdempotencyRow",
+    "LateDuplicate",
     "TransactionRow",
     "batch_of",
 ]
@@ -91,6 +93,8 @@ class AuditRow(NamedTuple):
 
 
 IdempotencyRow: TypeAlias = tuple[str, str, str, str, str, datetime, datetime]
+ID_OF_RECORD: Final = 3
+"""Where the transaction's id stands in it."""
 """A row of `idempotency_records`, in the order of `COLUMNS`. A plain tuple, because it stays until its
 batch is whole: Python's collector of garbage never looks at one of plain values twice."""
 
@@ -189,6 +193,24 @@ class HoldStep:
     row: HoldRow
 
 
+class LateDuplicate(NamedTuple):
+    """A transaction under a key that stands for another one.
+
+    Attributes:
+        transaction_id: The transaction.
+        user_id: Whose it is.
+        key: The key.
+        first_id: What the key stands for.
+        partition: The user's partition.
+    """
+
+    transaction_id: str
+    user_id: str
+    key: str
+    first_id: str
+    partition: int
+
+
 @dataclass(slots=True)
 class Batch:
     """What some consecutive entries of one partition write.
@@ -207,6 +229,7 @@ class Batch:
         accounts: The step of each user.
         held: The step of what each user has reserved.
         holds: The step of each hold.
+        late: Transactions under a key that an earlier one of the batch has used.
         dead_letters: What could not be read.
         refusals: How many refusals of each code there are.
         encoded: By table, the rows as the ledger's database takes them, in pieces.
@@ -227,6 +250,7 @@ class Batch:
     accounts: dict[str, AccountStep] = field(default_factory=dict[str, AccountStep])
     held: dict[str, HeldStep] = field(default_factory=dict[str, HeldStep])
     holds: dict[str, HoldStep] = field(default_factory=dict[str, HoldStep])
+    late: list[LateDuplicate] = field(default_factory=list[LateDuplicate])
     dead_letters: list[DeadLetterRow] = field(default_factory=list[DeadLetterRow])
     refusals: dict[str, int] = field(default_factory=dict[str, int])
     encoded: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
@@ -440,9 +464,14 @@ def _remember(
     """The record of a key; within a batch the first one stands, unless it had expired."""
     place = (item.user_id, item.key)
     earlier = batch.records.get(place)
-    if earlier is not None and earlier[-1] >= moment:
-        return
     name = item.operation_id if isinstance(item, HoldItem) else item.transaction_id
+    if earlier is not None and earlier[-1] >= moment:
+        if isinstance(item, TransactionItem):
+            first_id = earlier[ID_OF_RECORD]
+            batch.late.append(
+                LateDuplicate(name, item.user_id, item.key, first_id, batch.partition)
+            )
+        return
     batch.records[place] = (
         item.user_id,
         item.key,

@@ -65,6 +65,7 @@ __all__ = [
     "idempotency_records",
     "metadata",
     "micros_of",
+    "reversals",
     "sync_partitions",
     "sync_workers",
     "transactions",
@@ -317,6 +318,25 @@ idempotency_records = Table(
     Column("expires_at", Moment, nullable=False),
     PrimaryKeyConstraint("user_id", "key"),
     Index("ix_idempotency_records_expires_at", "expires_at"),
+)
+
+reversals = Table(
+    "reversals",
+    metadata,
+    Column("transaction_id", String(_TRANSACTION_ID_LENGTH)),
+    Column("user_id", String(_ID_LENGTH), nullable=False),
+    Column("key", String(_ID_LENGTH), nullable=False),
+    Column("first_id", String(_TRANSACTION_ID_LENGTH), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("noted_at", Moment, nullable=False),
+    Column("settled_at", Moment),
+    PrimaryKeyConstraint("transaction_id"),
+    Index(
+        "ix_reversals_due",
+        "partition",
+        postgresql_where=text("settled_at IS NULL"),
+        sqlite_where=text("settled_at IS NULL"),
+    ),
 )
 
 sync_partitions = Table(

@@ -32,6 +32,7 @@ class Tally:
         forks: How often a journal did not continue the ledger.
         repairs: How many partitions were repaired after that.
         evictions: How many idle accounts were dropped from Redis.
+        reversals: How many transactions under a key that was used again were undone.
         errors: How often Redis or the database could not be reached, or a partition was set aside.
         last_error: The last of these, "" where there was none.
         last_error_s: When that was, in seconds since 1970; 0 where there was none.
@@ -54,6 +55,7 @@ class Tally:
     forks: int = 0
     repairs: int = 0
     evictions: int = 0
+    reversals: int = 0
     errors: int = 0
     last_error: str = ""
     last_error_s: float = 0.0

@@ -42,6 +42,7 @@ from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostErr
 from credits_fast.sync.overdue import Overdue
 from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, shares
 from credits_fast.sync.repair import LedgerBehindError, Repair, Repaired, RepairWork
+from credits_fast.sync.reversal import Reversals
 from credits_fast.sync.rows import Batch, ChainBrokenError
 from credits_fast.sync.tally import Tally
 
@@ -135,12 +136,13 @@ class SyncWorker:
         self._admission = Admission(partitions, database, self.router)
         self._repair = Repair(partitions, self.router, database, self._ledger)
         self._overdue = Overdue(partitions, self.router, database)
+        self._reversals = Reversals(partitions, self.router, database)
         self._eviction = Eviction(partitions, self.router)
         self._owned: dict[int, _Owned] = {}
         self._ahead: list[Batch] = []
         self._renew_at = 0.0
         self._clean_at = 0.0
-        self._expire_at = 0.0
+        self._settle_at = 0.0
         self._evict_at = 0.0
 
     @property
@@ -218,7 +220,7 @@ class SyncWorker:
     async def _carry(self, *, reads_ahead: bool = True) -> int:
         """How many decisions were carried; while behind, the next ones are read meanwhile."""
         await self._keep_leases()
-        await self._expire()
+        await self._settle()
         batches = self._still_following(self._ahead) or await self._read()
         self._ahead = []
         if reads_ahead and self._is_behind():
@@ -411,15 +413,19 @@ class SyncWorker:
                 await self._leases.set_aside(number, owned.claim.fence, owned.set_aside)
                 owned.is_told = True
 
-    async def _expire(self) -> None:
-        """Have holds finished whose time is over; this very step carries what comes of it."""
+    async def _settle(self) -> None:
+        """Have holds finished whose time is over, and reversed what a key did twice.
+
+        This very step carries what comes of it.
+        """
         carried = [number for number, owned in self._owned.items() if owned.is_carried]
-        if time.monotonic() < self._expire_at or not carried:
+        if time.monotonic() < self._settle_at or not carried:
             return
         now = self._clock()
         now_us = b"%d" % round(now.timestamp() * 1_000_000) if self._is_clock_given else b""
         await self._overdue.finish(carried, now, now_us)
-        self._expire_at = time.monotonic() + self._config.expire_ms / 1_000
+        self.tally.reversals += await self._reversals.settle(carried, now, now_us)
+        self._settle_at = time.monotonic() + self._config.expire_ms / 1_000
 
     async def _evict(self) -> None:
         """Have accounts leave Redis that nobody uses."""
