@@ -1,8 +1,7 @@
 """A design: which ingredients of the protocol are there. Leaving one out shows what it is for.
 
-`WHOLE` has everything: what the scripts and the worker do today, the repair of a partition whose history
-was lost, the reversal of late duplicates, and the cures for what the model found. `TODAY` is what is
-built: a partition that lost history stays closed, a duplicate stops the worker.
+`WHOLE` has everything: what the scripts and the worker do, and one cure that is not built, the promotion
+in a server's identity. `TODAY` is what is built.
 """
 
 from __future__ import annotations
@@ -82,8 +81,5 @@ class Design:
 
 
 WHOLE: Final = Design()
-TODAY: Final = Design(identity="process").without(
-    *("opening_creates_absent", "opening_fences", "batch_under_claim", "generation_is_new"),
-    *("reversal", "repairs", "fork_closes"),
-)
+TODAY: Final = Design(identity="process")
 INGREDIENTS: Final = tuple(field.name for field in fields(Design) if field.name != "identity")

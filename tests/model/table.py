@@ -86,19 +86,11 @@ def _set(names: str) -> frozenset[Violation]:
     return frozenset(names.split())  # type: ignore[arg-type]
 
 
-_PROCESS: Final = replace(WHOLE, identity="process")
-
 ROWS: Final = (
     Row("nothing: the whole design", WHOLE, _set(""), tuple(WORLDS)),
     Row(
-        "all that is planned: the design today",
+        "the promotion in the identity: the design today",
         TODAY,
-        _set("twice apart overdrawn"),
-        ("failover", "wipe, evictions", "record gone, key again"),
-    ),
-    Row(
-        "the promotion in the identity",
-        _PROCESS,
         _set("overdrawn"),
         ("there and back",),
     ),
