@@ -49,6 +49,7 @@ __all__ = [
     "LateDuplicate",
     "TransactionRow",
     "batch_of",
+    "readable_metadata",
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -673,6 +674,16 @@ def _given(batch: Batch, entry: Entry, item: Item, moment: datetime) -> _Given:
             ),
         )
         return _NOTHING_GIVEN
+
+
+def readable_metadata(raw: bytes) -> str:
+    """A caller's metadata as text.
+
+    Raises:
+        ValueError: It is no object that every database takes.
+        RecursionError: It is too deep.
+    """
+    return _json_object(raw).text
 
 
 def _json_object(raw: bytes) -> _Given:

@@ -12,6 +12,7 @@ import typer
 
 from credits_fast.cli import (
     credits,  # noqa: A004
+    dead_letters,
     doctor,
     history,
     partitions,
@@ -46,6 +47,7 @@ for _commands in (
     worker,
     doctor,
     partitions,
+    dead_letters,
     verify,
 ):
     _commands.add_to(app)
