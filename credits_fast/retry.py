@@ -7,7 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from credits_fast.errors import CreditsError, OutcomeUnknownError
+from credits_fast.errors import CreditsError, MisconfiguredError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,7 +52,8 @@ async def repeat(
     back together.
 
     Raises:
-        OutcomeUnknownError: The attempts ended and one of them may have taken effect.
+        OutcomeUnknownError: The attempts ended, or the set-up turned out to be wrong, and an earlier one
+            may have taken effect.
         Exception: The last attempt's error, or the first that is not transient.
     """
     deadline = time.monotonic() + policy.deadline_ms / 1_000
@@ -63,6 +64,8 @@ async def repeat(
             return await attempt()
         except Exception as error:
             if not transient(error):
+                if unknown is not None and isinstance(error, MisconfiguredError):
+                    raise unknown from error  # this attempt says nothing about the one before
                 raise
             if isinstance(error, OutcomeUnknownError):
                 unknown = error

@@ -12,6 +12,8 @@ from credits_fast import (
     OutcomeUnknownError,
     RedisUnavailableError,
     RetryConfig,
+    UnsuitableServerError,
+    UserNotFoundError,
 )
 from credits_fast.retry import delay_ms, repeat
 
@@ -89,3 +91,17 @@ async def test_no_attempt_begins_after_the_deadline() -> None:
     with pytest.raises(RedisUnavailableError):
         await repeat(attempts, policy)
     assert 1 == attempts.made
+
+
+async def test_a_wrong_set_up_says_nothing_about_an_attempt_that_may_have_taken_effect() -> None:
+    wrong = UnsuitableServerError("EVALSHA is forbidden now")
+    attempts = Attempts(OutcomeUnknownError("op", "it hung up"), wrong)
+
+    with pytest.raises(OutcomeUnknownError, match="it hung up") as told:
+        await repeat(attempts, QUICK)
+    assert wrong is told.value.__cause__
+
+    with pytest.raises(UnsuitableServerError):
+        await repeat(Attempts(wrong), QUICK)
+    with pytest.raises(UserNotFoundError):  # which is decided: there was nobody to charge
+        await repeat(Attempts(OutcomeUnknownError("op", "gone"), UserNotFoundError("ada")), QUICK)
