@@ -114,4 +114,4 @@ local function capture(item)
   return 'ok\0' .. result
 end
 
-return write_holds(batch(capture))
+return batch(capture, HOLDS)

@@ -42,7 +42,7 @@ local function expired_of(key)
     local hold = hold_of(found[at + 1])
     if now_ms > hold.expires and most > 0 then
       most = most - 1
-      over[#over + 1] = { id = found[at], hold = hold }
+      over[#over + 1] = { id = found[at], hold = hold, text = found[at + 1] }
       held = held + hold.reserved
     else
       lapses = lapses and math.min(lapses, hold.expires) or hold.expires
@@ -69,7 +69,7 @@ local function expire(epoch, account_key, holds_key, tail)
       'expire', one.id, text(balance), '-', '0', one.hold.audited,
       hold_fields(one.id, 'expired', one.hold, -held, total), tail,
     }, '\0'))
-    finished[#finished + 1] = { key = holds_key, id = one.id }
+    finished[#finished + 1] = { key = holds_key, id = one.id, text = one.text }
   end
   local kept = reserved_text(total, lapses)
   if #over > 0 or kept ~= reserved then
@@ -84,20 +84,56 @@ for item = 1, (#KEYS - 2) / 2 do
   replies[item] = closed or expire(epoch, KEYS[2 * item + 1], KEYS[2 * item + 2], ARGV[item + 2])
 end
 
+-- The holds that have expired are gone; how many of them, and why one was denied.
+local function drop_holds()
+  for at, one in ipairs(finished) do
+    local problem = denial(redis.pcall('HDEL', one.key, one.id))
+    if problem then
+      return at - 1, problem
+    end
+  end
+  return #finished
+end
+
+-- The holds that were dropped are there again.
+local function take_back_holds(dropped)
+  for at = 1, dropped do
+    redis.pcall('HSET', finished[at].key, finished[at].id, finished[at].text)
+  end
+end
+
+local function take_back_entry(entry)
+  redis.pcall('XDEL', journal, entry)
+end
+
+-- The accounts, in one command; why it was denied.
+local function write_states(entry)
+  local words = {}
+  for key, account in pairs(states) do
+    local size = #words
+    words[size + 1], words[size + 2] = key, (entry or match(call('GET', key), '^%S+')) .. account
+  end
+  return #words > 0 and denial(redis.pcall('MSET', unpack(words))) or nil
+end
+
 local entry, problem
 if #items > 0 then
   entry, problem = append(journal, epoch, now_us, 1, #items)
+end
+if not problem then
+  local dropped
+  dropped, problem = drop_holds()
+  problem = problem or write_states(entry)
+  if problem then
+    take_back_holds(dropped)
+  end
+  if problem and entry then
+    take_back_entry(entry)
+  end
 end
 if problem then
   for item = 1, #replies do
     replies[item] = 'failed\0' .. problem
   end
-  return replies
-end
-for key, account in pairs(states) do
-  call('SET', key, (entry or match(call('GET', key), '^%S+')) .. account)
-end
-for _, one in ipairs(finished) do
-  call('HDEL', one.key, one.id)
 end
 return replies

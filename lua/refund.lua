@@ -86,10 +86,22 @@ local function refund(item)
   return add('refund', item, integer(amount))
 end
 
-local replies = batch(refund)
-for key, charge in pairs(charges) do
-  if charge.given_by and match(replies[charge.given_by], '^ok') then
-    call('HSET', key, 'refunded', text(charge.refunded))
+-- What is known of a charge is loaded anew where it could not be brought up to date.
+local function write_charges(replies)
+  for key, charge in pairs(charges) do
+    if charge.given_by and match(replies[charge.given_by], '^ok') then
+      local problem = denial(redis.pcall('HSET', key, 'refunded', text(charge.refunded)))
+      if problem then
+        return problem
+      end
+    end
   end
 end
-return replies
+
+local function take_back_charges()
+  for key in pairs(charges) do
+    redis.pcall('UNLINK', key)
+  end
+end
+
+return batch(refund, { write = write_charges, take_back = take_back_charges })

@@ -77,4 +77,4 @@ local function release(item)
   return 'ok\0' .. result
 end
 
-return write_holds(batch(release))
+return batch(release, HOLDS)

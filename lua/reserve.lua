@@ -111,4 +111,4 @@ local function reserve(item)
   return 'ok\0' .. result
 end
 
-return write_holds(batch(reserve))
+return batch(reserve, HOLDS)

@@ -53,27 +53,50 @@ local function is_full()
   return full
 end
 
--- Write what was decided; a partition whose journal takes no entry has failed, and nothing else.
-local function commit(sections, replies)
+local function fail(section, replies, problem)
+  for item = section.first, section.last do
+    replies[item] = 'failed\0' .. problem
+  end
+end
+
+-- The accounts of all items as they were found, by their keys.
+local function accounts_before()
+  local before = {}
+  for item = 1, count do
+    before[KEYS[2 * partitions + item]] = found[partitions + item]
+  end
+  return before
+end
+
+-- Write what was decided; a partition whose journal takes no entry has failed, and nothing else. A
+-- write that is denied after that fails all of them.
+local function commit(sections, replies, own)
   local written = {}
   for _, section in ipairs(sections) do
     local problem
     section.entry, problem =
       append(section.journal, section.epoch, now_us, section.items_from, section.items_to)
     if problem then
-      for item = section.first, section.last do
-        replies[item] = 'failed\0' .. problem
-      end
+      fail(section, replies, problem)
     else
       written[#written + 1] = section
     end
   end
-  write_accounts(written)
-  write_records(written)
+  local problem = own and own.write(replies) or write_accounts(written) or write_records(written)
+  if problem then
+    take_back(written, accounts_before())
+    if own then
+      own.take_back()
+    end
+    for _, section in ipairs(written) do
+      fail(section, replies, problem)
+    end
+  end
 end
 
--- The replies of `decide` to all items, after what it decided was written.
-local function batch(decide)
+-- The replies of `decide` to all items, after what it decided was written. own writes, and takes back,
+-- the verb's own keys.
+local function batch(decide, own)
   local replies, sections, last = {}, {}, 0
   for partition = 1, partitions do
     local closed
@@ -91,6 +114,6 @@ local function batch(decide)
       }
     end
   end
-  commit(sections, replies)
+  commit(sections, replies, own)
   return replies
 end

@@ -1,8 +1,9 @@
 -- holds: those of a batch. Later items of a call see what earlier ones did; the hashes are written at
--- the end, for the items that were journalled.
+-- the end, for the items that were journalled. Written as the first of what can be taken back.
 
-local changed = {} -- by key and id: a hold as text, false where it is finished
-local changes = {} -- item, key, id, text or false; in order
+local changed = {} -- by key and id: a hold as text, false where there is none, as found or changed
+local changes = {} -- item, key, id, text or false, and the same before; in order
+local written = 0 -- how many of them are
 local opened = {} -- by key: how many more this call has opened than finished
 
 -- The key of the user's holds: the item's own one.
@@ -10,12 +11,21 @@ local function holds_key_at(item)
   return KEYS[2 * partitions + 2 * count + item]
 end
 
+local function set_hold(key, id, state)
+  if state then
+    return redis.pcall('HSET', key, id, state)
+  end
+  return redis.pcall('HDEL', key, id)
+end
+
 -- An open hold; nothing for one that is finished, or was never there.
 local function hold_at(item, id)
   local key = holds_key_at(item)
-  local found = changed[key] and changed[key][id]
+  changed[key] = changed[key] or {}
+  local found = changed[key][id]
   if found == nil then
     found = call('HGET', key, id)
+    changed[key][id] = found
   end
   return found and hold_of(found) or nil
 end
@@ -30,21 +40,30 @@ end
 local function keep(item, id, state, more)
   local key = holds_key_at(item)
   changed[key] = changed[key] or {}
+  local before = changed[key][id]
   changed[key][id] = state
   opened[key] = (opened[key] or 0) + more
-  changes[#changes + 1] = { item = item, key = key, id = id, state = state }
+  changes[#changes + 1] = { item = item, key = key, id = id, state = state, before = before }
 end
 
--- Write the holds of the items that were journalled; the replies, as they are.
+-- Write the holds of the items that were journalled; why one was denied.
 local function write_holds(replies)
-  for _, change in ipairs(changes) do
+  for at, change in ipairs(changes) do
     if match(replies[change.item], '^ok') then
-      if change.state then
-        call('HSET', change.key, change.id, change.state)
-      else
-        call('HDEL', change.key, change.id)
+      local problem = denial(set_hold(change.key, change.id, change.state))
+      if problem then
+        return problem
       end
+      written = at
     end
   end
-  return replies
 end
+
+-- The holds as they were before.
+local function take_back_holds()
+  for at = written, 1, -1 do
+    set_hold(changes[at].key, changes[at].id, changes[at].before)
+  end
+end
+
+local HOLDS = { write = write_holds, take_back = take_back_holds }

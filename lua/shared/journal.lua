@@ -1,9 +1,10 @@
 -- journal: what was decided, gathered item by item and written at the end, in one order.
 --
 -- Scripts do not roll back. So nothing is written before the last item is decided; then the journal
--- entries, one a partition (the only write that can be denied for want of memory); then the accounts;
--- then the records of finished operations. What a call does in a partition is journalled whole or not
--- at all.
+-- entries, one a partition (the only write that can be denied for want of memory); then the verb's own
+-- keys; then the accounts; then the records of finished operations. Where one of these is denied, by a
+-- permission that went away, what was written before it is taken back. What a call does in a partition
+-- is done whole or not at all.
 
 local items, posted = {}, {}
 
@@ -20,17 +21,20 @@ local function post(account_key, account, record_key, record, life_ms)
   posted[size + 3], posted[size + 4] = record, life_ms
 end
 
+-- Why a command was denied, nil where it was not.
+local function denial(outcome)
+  return type(outcome) == 'table' and outcome.err and tostring(outcome.err) or nil
+end
+
 -- The id of a new entry with the items at these places; or the error of a journal that takes none.
 local function append(journal, epoch, now_us, from, to)
   local items_text = table.concat(items, '\0', from, to)
   local entry = redis.pcall('XADD', journal, epoch .. '-*', 'v', FORMAT, 't', now_us, 'i', items_text)
-  if type(entry) == 'table' then
-    return nil, tostring(entry.err)
-  end
-  return entry
+  local problem = denial(entry)
+  return not problem and entry, problem
 end
 
--- The last state of every account that changed, in one command.
+-- The last state of every account that changed, in one command; why it was denied.
 local function write_accounts(sections)
   local states = {}
   for _, section in ipairs(sections) do
@@ -44,15 +48,29 @@ local function write_accounts(sections)
       end
     end
   end
-  if #states > 0 then
-    call('MSET', unpack(states))
-  end
+  return #states > 0 and denial(redis.pcall('MSET', unpack(states))) or nil
 end
 
+-- Why one was denied.
 local function write_records(sections)
   for _, section in ipairs(sections) do
     for at = section.posted_from, section.posted_to, 4 do
-      call('SET', posted[at + 1], posted[at + 2], 'PX', posted[at + 3])
+      local outcome = redis.pcall('SET', posted[at + 1], posted[at + 2], 'PX', posted[at + 3])
+      if outcome.err then
+        return denial(outcome)
+      end
+    end
+  end
+end
+
+-- Take back entries, records and accounts, by the commands that have just been allowed; before has the
+-- accounts as they were, by their keys.
+local function take_back(sections, before)
+  for _, section in ipairs(sections) do
+    redis.pcall('XDEL', section.journal, section.entry)
+    for at = section.posted_from, section.posted_to, 4 do
+      redis.pcall('UNLINK', posted[at + 1])
+      redis.pcall('MSET', posted[at], before[posted[at]])
     end
   end
 end

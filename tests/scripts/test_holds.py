@@ -402,7 +402,8 @@ async def test_loading_an_account_brings_its_open_holds_and_no_others(bench: Ben
     ]
     keys = (bench.keys.gate, bench.keys.meta)
     own = (bench.keys.account(b"ada"), bench.keys.holds(b"ada"))
-    facts = (b"0", b"10", b"7", b"2", b"", b"", packed_holds(holds))
+    generation = await bench.lane.execute(b"HGET", bench.keys.meta, b"generation")
+    facts = (generation, b"10", b"7", b"2", b"", b"", packed_holds(holds))
 
     assert [b"loaded"] == await bench.lane.run_script("load", (*keys, *own), facts)
     assert {one.hold_id: one for one in holds} == await open_holds(bench)
@@ -422,7 +423,8 @@ async def test_holds_of_an_epoch_that_was_lost_are_replaced_with_their_account(
     assert ["cold"] == await bench.run(capture(bench))
     keys = (bench.keys.gate, bench.keys.meta)
     own = (bench.keys.account(b"ada"), bench.keys.holds(b"ada"))
-    facts = (b"0", b"10", b"0", b"2", b"", b"", b"")
+    generation = await bench.lane.execute(b"HGET", bench.keys.meta, b"generation")
+    facts = (generation, b"10", b"0", b"2", b"", b"", b"")
     assert [b"loaded"] == await bench.lane.run_script("load", (*keys, *own), facts)
     assert {} == await open_holds(bench)
     assert ["unknown_hold"] == await bench.run(capture(bench))

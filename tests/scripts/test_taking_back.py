@@ -1,0 +1,145 @@
+"""A write that is denied in the middle of a script: what was written before it is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from credits_fast.hold_wire import WHOLE, capture_call, release_call, reserve_call
+from credits_fast.wire import Call, charge_call, grant_call, refund_call
+from tests.scripts.conftest import NOW_US, Bench, priced
+
+_LATER_US = NOW_US + 100_000_000
+
+
+@asynccontextmanager
+async def denied(bench: Bench, command: str) -> AsyncGenerator[None, None]:
+    await bench.lane.execute(b"ACL", b"SETUSER", b"default", b"-" + command.encode())
+    try:
+        yield
+    finally:
+        await bench.lane.execute(b"ACL", b"SETUSER", b"default", b"+" + command.encode())
+
+
+async def everything(bench: Bench) -> dict[bytes, Any]:
+    """All that is there, as it is."""
+    keys = await bench.lane.execute(b"KEYS", b"*")
+    found: dict[bytes, Any] = {}
+    for key in sorted(keys):
+        kind = await bench.lane.execute(b"TYPE", key)
+        look = {
+            b"string": (b"GET", key),
+            b"hash": (b"HGETALL", key),
+            b"stream": (b"XRANGE", key, b"-", b"+"),
+        }[kind]
+        found[key] = await bench.lane.execute(*look)
+    return found
+
+
+async def prepared(bench: Bench) -> None:
+    """Two users, an open hold of each, and a charge whose refunds are known."""
+    for user in ("ada", "ben"):
+        await bench.account(user, b=1_000)
+        made = reserve_call(
+            bench.operation(f"h-{user}", user=user), priced(30), hold_ms=60_000, open_max=9
+        )
+        await bench.run(made)
+    known = (bench.keys.gate, bench.keys.refunded(b"c"))
+    await bench.lane.run_script("load_charge", known, (b"50", b"7", b"60000"))
+
+
+def charges(bench: Bench) -> list[Call]:
+    users = ("ada", "ben", "ada")
+    return [
+        charge_call(bench.operation(f"t{n}", user=user, key=f"k{n}"), priced(5))
+        for n, user in enumerate(users)
+    ]
+
+
+def grants(bench: Bench) -> list[Call]:
+    return [grant_call(bench.operation("g1", key="k"), 5)]
+
+
+def refunds(bench: Bench) -> list[Call]:
+    return [refund_call(bench.operation(f"r{n}"), 5, b"c", bounded=True) for n in range(2)]
+
+
+def reservations(bench: Bench) -> list[Call]:
+    return [
+        reserve_call(bench.operation(f"n{n}", user=user), priced(5), hold_ms=9_000, open_max=9)
+        for n, user in enumerate(("ada", "ben", "ada"))
+    ]
+
+
+def captures(bench: Bench) -> list[Call]:
+    """A part of one hold and then the rest of it, and all of another."""
+    made: list[Call] = []
+    for n, (user, final) in enumerate((("ada", False), ("ben", True), ("ada", True))):
+        operation, hold = bench.operation(f"c{n}", user=user), f"h-{user}".encode()
+        quote = WHOLE if final else priced(5)
+        made.append(capture_call(operation, hold, quote, final=final, above="debt"))
+    return made
+
+
+def releases(bench: Bench) -> list[Call]:
+    return [
+        release_call(bench.operation(f"o-{user}", user=user), f"h-{user}".encode())
+        for user in ("ada", "ben")
+    ]
+
+
+WRITES = {
+    charges: ("mset", "set"),
+    grants: ("mset", "set"),
+    refunds: ("mset", "set", "hset"),
+    reservations: ("mset", "set", "hset"),
+    captures: ("mset", "set", "hset", "hdel"),
+    releases: ("mset", "set", "hdel"),
+}
+"""What each writes with, besides the journal's entry."""
+CASES = [(verb, command) for verb, commands in WRITES.items() for command in commands]
+
+
+@pytest.mark.parametrize("bench", ["real"], indirect=True)  # fakeredis has no access rules
+@pytest.mark.parametrize(("calls_of", "command"), CASES)
+async def test_nothing_of_a_call_that_was_cut_short_is_left(
+    bench: Bench, calls_of: Callable[[Bench], list[Call]], command: str
+) -> None:
+    await prepared(bench)
+    before = await everything(bench)
+    calls = calls_of(bench)
+
+    async with denied(bench, command):
+        replies = await bench.run(*calls)
+    after = await everything(bench)
+    again = await bench.run(*calls)
+
+    assert all(reply.startswith("failed") for reply in replies)
+    if calls_of is refunds:  # what is known of a charge may be forgotten, and loaded anew
+        before.pop(bench.keys.refunded(b"c"))
+        after.pop(bench.keys.refunded(b"c"), None)
+        assert {"cold_charge"} >= {reply for reply in again if not reply.startswith("ok")}
+    else:
+        assert all(reply.startswith("ok") for reply in again), again
+    assert before == after
+
+
+@pytest.mark.parametrize("bench", ["real"], indirect=True)
+@pytest.mark.parametrize("command", ["mset", "hdel"])
+async def test_an_expiry_that_was_cut_short_leaves_the_holds(bench: Bench, command: str) -> None:
+    await prepared(bench)
+    before = await everything(bench)
+    keys = [bench.keys.journal, bench.keys.gate]
+    for user in (b"ada", b"ben"):
+        keys += (bench.keys.account(user), bench.keys.holds(user))
+    arguments = (b"%d" % _LATER_US, b"9", b"ada\0expire\0\0\0", b"ben\0expire\0\0\0")
+
+    async with denied(bench, command):
+        replies = await bench.lane.run_script("expire", keys, arguments)
+
+    assert all(reply.startswith(b"failed") for reply in replies)
+    assert before == await everything(bench)
+    assert [b"expired\0" + b"1"] * 2 == await bench.lane.run_script("expire", keys, arguments)
