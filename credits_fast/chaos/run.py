@@ -17,7 +17,7 @@ from credits_fast.chaos.arena import Arena, Expectation, Size, StuckError
 from credits_fast.chaos.checker import Terms, Verdict, judge
 from credits_fast.chaos.gathering import gathered
 from credits_fast.chaos.load import Load
-from credits_fast.chaos.stage import Ledgers, Stage, open_ledgers, open_stage
+from credits_fast.chaos.stage import WORKER, Ledgers, Stage, open_ledgers, open_stage
 from credits_fast.chaos.watch import Watch
 from credits_fast.chaos.wishes import Wishes
 from credits_fast.errors import CreditsError, UnavailableError
@@ -132,7 +132,12 @@ async def run(
 
 
 async def play(
-    scenario: Scenario, size: Size, seed: int, ledgers: Ledgers
+    scenario: Scenario,
+    size: Size,
+    seed: int,
+    ledgers: Ledgers,
+    *,
+    worker: Sequence[str] = WORKER,
 ) -> tuple[Played, Sequence[Attempt]]:
     """Play one scenario, and judge it; and every attempt of it.
 
@@ -141,6 +146,7 @@ async def play(
         size: How much of it.
         seed: For every choice.
         ledgers: Where its database is made.
+        worker: What a worker process runs.
 
     Raises:
         ConfigurationError: A server is not installed.
@@ -155,6 +161,7 @@ async def play(
         persistent=scenario.persistent,
         config=scenario.config,
         engines=scenario.engines,
+        program=worker,
     ) as stage:
         arena = _arena(scenario, size, word, stage)
         await stage.create_users(arena.wishes.openings)

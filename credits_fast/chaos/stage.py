@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Hops", "Ledgers", "Stage", "WorkerProcess", "open_ledgers", "open_stage"]
+__all__ = ["WORKER", "Hops", "Ledgers", "Stage", "WorkerProcess", "open_ledgers", "open_stage"]
 
+WORKER: Final = (sys.executable, "-m", "credits_fast.sync")
+"""The worker's program, as it is."""
 _TEMPLATE: Final = "chaos_template"
 _POSTGRESQL: Final = ("max_connections=100", "deadlock_timeout=100ms")
 """Durability as it comes; deadlocks are found sooner, so that a run has more of them."""
@@ -175,6 +177,7 @@ class Stage:
         engines: What callers ask.
         database: The ledger, past the proxies.
         config: The configuration of engines and workers.
+        program: What a worker process runs.
         workers: The worker processes that were started.
     """
 
@@ -185,6 +188,7 @@ class Stage:
     engines: list[CreditsEngine]
     database: AsyncEngine
     config: Mapping[str, Any]
+    program: Sequence[str]
     workers: list[WorkerProcess] = field(default_factory=list[WorkerProcess])
 
     @property
@@ -200,10 +204,9 @@ class Stage:
             "CREDITS_CONFIG": str(self.folder / "credits.json"),
             "CREDITS_LOG_LEVEL": "info",
         }
-        command = [sys.executable, "-m", "credits_fast.sync"]
         log = self.folder / f"worker-{len(self.workers)}.log"
-        process = start_server(command, log, environment=environment)
-        worker = WorkerProcess(command, log, environment, process)
+        process = start_server(self.program, log, environment=environment)
+        worker = WorkerProcess(self.program, log, environment, process)
         self.workers.append(worker)
         return worker
 
@@ -296,6 +299,7 @@ async def open_stage(
     persistent: bool = True,
     config: Mapping[str, Any] | None = None,
     engines: int = 1,
+    program: Sequence[str] = WORKER,
 ) -> AsyncGenerator[Stage, None]:
     """A stage, taken down when the work inside is done; its engines are open.
 
@@ -307,6 +311,7 @@ async def open_stage(
         persistent: Whether the server writes an append-only file.
         config: What differs of the configuration, section by section.
         engines: How many engines there are.
+        program: What a worker process runs.
 
     Raises:
         CreditsError: A server or an engine does not start.
@@ -333,7 +338,7 @@ async def open_stage(
         database = connect(_text(await ledgers.new(name)))
         whole = _merged(_CONFIG, config or {})
         (folder / "credits.json").write_text(json.dumps(whole), encoding="utf-8")
-        stage = Stage(folder, valkey, ledgers.server, hops, [], database, whole)
+        stage = Stage(folder, valkey, ledgers.server, hops, [], database, whole, program)
         stack.push_async_callback(stage.end)
         for _ in range(engines):
             stage.engines.append(stage.new_engine())
