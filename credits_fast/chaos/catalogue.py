@@ -6,7 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from credits_fast.chaos.arena import Size
-from credits_fast.chaos.scenarios import callers, connections, ledger, lost_history, server, workers
+from credits_fast.chaos.scenarios import (
+    callers,
+    connections,
+    failover,
+    ledger,
+    lost_history,
+    restored,
+    server,
+    workers,
+)
 
 if TYPE_CHECKING:
     from credits_fast.chaos.scenario import Scenario
@@ -32,6 +41,8 @@ SCENARIOS: Final = {
         ledger.PG_IMMEDIATE_STOP,
         ledger.COMMIT_AMBIGUOUS,
         ledger.PG_DOWN,
+        ledger.PG_DOWN_UNTIL_FULL,
+        restored.PG_RESTORE_OLD,
         ledger.CONFLICTING_COMMITS,
         callers.POISON_METADATA,
         callers.HYDRATE_RACE,
@@ -39,7 +50,14 @@ SCENARIOS: Final = {
         lost_history.POWER_CUT,
         lost_history.FLUSHALL,
         lost_history.RDB_ROLLBACK,
-        lost_history.FAILOVER_LAG,
+        lost_history.TORN_AOF,
+        lost_history.JOURNAL_DELETED,
+        failover.LAG,
+        failover.BEHIND_DB,
+        failover.ID_REUSE,
+        failover.CLOCK_BACK,
+        failover.SPLIT_BRAIN,
+        failover.SPLIT_BRAIN_GUARDED,
     )
 }
 """All of them; those that wait for something are in no set."""

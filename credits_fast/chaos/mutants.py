@@ -296,6 +296,42 @@ _FOREIGN_REPLY: Final = Mutant(
     ),
 )
 
+_NO_FENCE: Final = Mutant(
+    name="no-fence",
+    defect="A script acts on whatever server it finds itself.",
+    scenario="failover-id-reuse",
+    breaks="I6",
+    edits=(Edit("lua/shared/gate.lua", "if run ~= RUN then", "if false then"),),
+)
+_OPENS_UNCOMPARED: Final = Mutant(
+    name="opening-compares-nothing",
+    defect="A partition is opened on a new server without a look at its journal.",
+    scenario="failover-id-reuse",
+    breaks="I6",
+    edits=_NO_COMPARISON,
+)
+_NO_OVERLAP_READ: Final = Mutant(
+    name="no-overlap-read",
+    defect="The worker knows how far it is and not what stands there.",
+    scenario="journal-deleted",
+    breaks="I4",
+    edits=_NO_OVERLAP,
+)
+_GATE_LEFT_OPEN: Final = Mutant(
+    name="repair-leaves-the-gate-open",
+    defect="A repair does not close the partition first.",
+    scenario="journal-deleted",
+    breaks="I4",
+    edits=(Edit("sync/repair.py", '        await lane.execute(b"UNLINK", keys.gate)\n', ""),),
+)
+_JOURNAL_FORGOTTEN: Final = Mutant(
+    name="repair-forgets-the-journal",
+    defect="A repair does not record what the journal has and the ledger lacks.",
+    scenario="journal-deleted",
+    breaks="I4",
+    edits=(Edit("sync/repair.py", "            if lacking:\n", "            if False:\n"),),
+)
+
 MUTANTS: Final = {
     mutant.name: mutant
     for mutant in (
@@ -315,6 +351,11 @@ MUTANTS: Final = {
         _KEYS_FORGOTTEN,
         _NEW_ID,
         _FOREIGN_REPLY,
+        _NO_FENCE,
+        _OPENS_UNCOMPARED,
+        _NO_OVERLAP_READ,
+        _GATE_LEFT_OPEN,
+        _JOURNAL_FORGOTTEN,
     )
 }
 """All of them, by name."""
