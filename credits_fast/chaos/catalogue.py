@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from credits_fast.chaos.arena import Size
 from credits_fast.chaos.scenarios import (
     callers,
+    clustered,
     connections,
     failover,
     ledger,
@@ -58,6 +59,7 @@ SCENARIOS: Final = {
         failover.CLOCK_BACK,
         failover.SPLIT_BRAIN,
         failover.SPLIT_BRAIN_GUARDED,
+        clustered.CLUSTER_FAILOVER,
     )
 }
 """All of them; those that wait for something are in no set."""

@@ -332,6 +332,31 @@ _JOURNAL_FORGOTTEN: Final = Mutant(
     edits=(Edit("sync/repair.py", "            if lacking:\n", "            if False:\n"),),
 )
 
+_WATERMARK_ONLY: Final = Mutant(
+    name="watermark-only",
+    defect="What comes after the position is new, and nothing else is; nobody compares.",
+    scenario="clock-back",
+    breaks="I4",
+    edits=(
+        *_NO_COMPARISON,
+        Edit(
+            "sync/journal.py",
+            "    if look.last_id == NOTHING_YET:\n        return found[: look.entries_max]\n",
+            "    last = look.last_id.encode()\n"
+            "    return found[1:] if found and found[0][0] == last else found[: look.entries_max]\n",
+        ),
+    ),
+)
+_RETAINS_NOTHING: Final = Mutant(
+    name="retains-nothing",
+    defect="What is recorded is dropped at once, whatever the configuration says.",
+    scenario="pg-restore-old",
+    breaks="I12",
+    edits=(
+        Edit("sync/worker.py", "        return synced[0][1]\n", "        return synced[-1][1]\n"),
+    ),
+)
+
 MUTANTS: Final = {
     mutant.name: mutant
     for mutant in (
@@ -356,6 +381,8 @@ MUTANTS: Final = {
         _NO_OVERLAP_READ,
         _GATE_LEFT_OPEN,
         _JOURNAL_FORGOTTEN,
+        _WATERMARK_ONLY,
+        _RETAINS_NOTHING,
     )
 }
 """All of them, by name."""

@@ -157,6 +157,7 @@ async def play(
         ledgers,
         f"chaos_{time.monotonic_ns()}",
         seed=word,
+        is_clustered=scenario.is_clustered,
         valkey_options=scenario.valkey_options,
         persistent=scenario.persistent,
         config=scenario.config,

@@ -29,6 +29,7 @@ class Scenario:
         waits_for: Why it is in no set yet, "" where it is.
         workers: Worker processes on its stage.
         engines: Engines on its stage.
+        is_clustered: Whether Redis is a cluster, which is reached past the proxies.
         persistent: Whether the server writes an append-only file.
         valkey_options: More words for the server's command line.
         config: What differs of the configuration, section by section.
@@ -44,6 +45,7 @@ class Scenario:
     waits_for: str = ""
     workers: int = 1
     engines: int = 1
+    is_clustered: bool = False
     persistent: bool = True
     valkey_options: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
