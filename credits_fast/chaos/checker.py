@@ -68,11 +68,14 @@ class Terms:
 
     Attributes:
         may_lose: What was acknowledged within one of these may be lost.
+        may_move: What was acknowledged within one of these was decided on a history that was given up: it
+            has to be in the ledger, but with whatever balance was there.
         outages: The faults after which charges had to go on.
         limit_ms: Milliseconds within which they had to, and everything had to be recorded.
     """
 
     may_lose: Sequence[Window] = ()
+    may_move: Sequence[Window] = ()
     outages: Sequence[Outage] = ()
     limit_ms: float = 30_000
 
@@ -216,11 +219,7 @@ class _Case:
         What was decided within a window may have been answered a moment after it.
         """
         windows = self.terms.may_lose
-        return [
-            one
-            for one in operation.answers
-            if not any(one.invoked_ns <= end and start <= one.ended_ns for start, end in windows)
-        ]
+        return [one for one in operation.answers if not _is_within(one, windows)]
 
     def drift_of(self, user: str) -> int:
         """How far the ledger's balance of a user is from what the rows make it."""
@@ -236,6 +235,11 @@ class _Case:
             named = [one.asked.number for one in under if one.asked.delta == row.delta]
             return named[0] if named else -1
         return -1
+
+
+def _is_within(answer: Attempt, windows: Sequence[Window]) -> bool:
+    """Whether a call was under way within one of these."""
+    return any(answer.invoked_ns <= end and start <= answer.ended_ns for start, end in windows)
 
 
 def _figures(case: _Case) -> Figures:
@@ -333,7 +337,9 @@ def _kept(case: _Case) -> Examined:
     problems: list[str] = []
     for one, answers in answered:
         rows = case.rows.get(one.asked.number, ())
-        problems += _otherwise(one.asked, answers[0], rows[0]) if rows else [_lost(one)]
+        is_moved = _is_within(answers[0], case.terms.may_move)
+        found = _otherwise(one.asked, answers[0], rows[0], is_moved=is_moved) if rows else ()
+        problems += found if rows else [_lost(one)]
     return Examined(len(answered), problems)
 
 
@@ -341,8 +347,9 @@ def _lost(one: Operation) -> str:
     return f"operation {one.asked.number} was answered {one.answers[0].answer} and is lost"
 
 
-def _otherwise(asked: Asked, answer: Attempt, row: Row) -> Iterator[str]:
-    said = (answer.transaction_id, asked.user, asked.verb, asked.delta, answer.balance_after)
+def _otherwise(asked: Asked, answer: Attempt, row: Row, *, is_moved: bool) -> Iterator[str]:
+    after = row.after if is_moved else answer.balance_after
+    said = (answer.transaction_id, asked.user, asked.verb, asked.delta, after)
     wrote = (row.id, row.user, row.kind, row.delta, row.after)
     if said != wrote or answer.micros != asked.micros:
         yield f"operation {asked.number} was answered {said} and is recorded as {wrote}"

@@ -23,6 +23,8 @@ _BUS_OFFSET: Final = 10_000
 _PORT_MAX: Final = 65_535
 _FORMED_S: Final = 30.0
 _LOOK_S: Final = 0.01
+_KEYS_AT_ONCE: Final = 20
+_MIGRATION_MS: Final = 5_000
 _OPTIONS: Final = (
     *("--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
     *("--cluster-require-full-coverage", "no", "--cluster-replica-validity-factor", "0"),
@@ -123,6 +125,37 @@ class ValkeyCluster:
             if link.get("role") == "slave" and link.get("master_link_status") != "up":
                 return False
         return await self.has_its_primaries()
+
+    async def owner(self, slot: int) -> ClusterNode:
+        """The primary that serves a slot, as it says itself.
+
+        Raises:
+            RedisUnavailableError: Nobody does.
+        """
+        for node in await self.primaries():
+            for first, last, (_, port, *_), *_ in await node.server.ask("CLUSTER", "SLOTS"):
+                if first <= slot <= last and port == node.port:
+                    return node
+        raise RedisUnavailableError(f"nobody serves slot {slot} of the cluster")
+
+    async def move(self, slot: int, target: ClusterNode) -> int:
+        """How many keys were moved: all of a slot, some at a time, to a primary that serves it then.
+
+        Raises:
+            RedisUnavailableError: Nobody serves the slot.
+        """
+        source = await self.owner(slot)
+        source_id, target_id = await source.id(), await target.id()
+        await target.server.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        await source.server.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        moved = 0
+        while keys := await source.server.ask("CLUSTER", "GETKEYSINSLOT", slot, _KEYS_AT_ONCE):
+            address = ("127.0.0.1", target.port, "", 0, _MIGRATION_MS)
+            await source.server.ask("MIGRATE", *address, "KEYS", *keys)
+            moved += len(keys)
+        for node in (target, source):
+            await node.server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        return moved
 
     async def _form(self) -> None:
         first, *others = self.nodes

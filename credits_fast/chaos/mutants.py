@@ -357,6 +357,21 @@ _RETAINS_NOTHING: Final = Mutant(
     ),
 )
 
+_RELEASE_GIVES_MORE: Final = Mutant(
+    name="release-gives-more",
+    defect="A hold that is given up is given back to the balance, which never lacked it.",
+    scenario="held-credits",
+    breaks="I5",
+    edits=(
+        Edit(
+            "lua/release.lua",
+            "  local result = table.concat({ text(held), text(balance), text(total - held) }, '\\0')\n",
+            "  balance = balance + held\n"
+            "  local result = table.concat({ text(held), text(balance), text(total - held) }, '\\0')\n",
+        ),
+    ),
+)
+
 MUTANTS: Final = {
     mutant.name: mutant
     for mutant in (
@@ -383,6 +398,7 @@ MUTANTS: Final = {
         _JOURNAL_FORGOTTEN,
         _WATERMARK_ONLY,
         _RETAINS_NOTHING,
+        _RELEASE_GIVES_MORE,
     )
 }
 """All of them, by name."""

@@ -178,7 +178,10 @@ async def play(
             recorded_ms,
         )
         terms = Terms(
-            may_lose=arena.may_lose, outages=arena.outages, limit_ms=scenario.limit_s * 1_000
+            may_lose=arena.may_lose,
+            may_move=arena.may_move,
+            outages=arena.outages,
+            limit_ms=scenario.limit_s * 1_000,
         )
         faults = arena.faults + stage.hops.faults
         arena.expect("something was broken", is_met=faults.total() > 0)

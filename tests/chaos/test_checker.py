@@ -268,6 +268,18 @@ def test_a_used_key_that_is_refused_as_a_conflict_is_right() -> None:
     assert 1 == found.examined["I11"].looked_at
 
 
+def test_what_a_scenario_may_move_has_to_be_there_with_whatever_balance() -> None:
+    other = [HISTORY[0]._replace(balance_after=65), *HISTORY[1:]]
+    terms = Terms(may_move=(Window(0, 3),))
+    gone = tuple(one for one in ROWS if one.number != 1)
+    dearer = (ROWS[0]._replace(delta=-31, after=69), *ROWS[1:])
+
+    assert "I4" in verdict(other).broken
+    assert "I4" not in verdict(other, terms).broken
+    assert "I4" in verdict(other, terms, rows=gone).broken
+    assert "I4" in verdict(other, terms, rows=dearer).broken
+
+
 def test_what_a_scenario_may_lose_is_counted_and_no_violation() -> None:
     left = {A: Held(90, 1), B: HELD[B]}
     terms = Terms(may_lose=(Window(0, 20), Window(50, 60)))

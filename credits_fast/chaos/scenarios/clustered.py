@@ -1,4 +1,4 @@
-"""A scenario in which a primary of a cluster dies, and the cluster elects another."""
+"""Scenarios on a cluster: a primary dies and another is elected; slots move while callers ask."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena
     from credits_fast.chaos.cluster import ValkeyCluster
 
-__all__ = ["CLUSTER_FAILOVER"]
+__all__ = ["CLUSTER_FAILOVER", "RESHARD"]
 
+_MOVES: Final = 10
 _LAG_NS: Final = 1_000_000_000
 """What a replica of this machine had not received, at most."""
 
@@ -38,6 +39,24 @@ async def _cluster_failover(arena: Arena) -> None:
             await arena.until(cluster.is_whole, "the cluster is whole again")
 
 
+async def _reshard(arena: Arena) -> None:
+    """The slot of a partition is moved to another primary key by key, and to the next, and back."""
+    cluster, partitions = _cluster(arena), arena.stage.engine.partitions
+    async with arena.load.asking():
+        await arena.calls()
+        for _ in range(_MOVES):
+            slot = arena.chance.choice([*partitions]).slot
+            there = await cluster.owner(slot)
+            target = arena.chance.choice(
+                [node for node in await cluster.primaries() if node is not there]
+            )
+            async with arena.outage("slot moved"):
+                arena.observations["keys moved"] += await cluster.move(slot, target)
+            await arena.calls(arena.size.calls // 2)
+    moved = arena.observations["keys moved"]
+    arena.expect(f"keys were moved: {moved}", is_met=moved > 0)
+
+
 def _cluster(arena: Arena) -> ValkeyCluster:
     cluster = arena.stage.cluster
     if cluster is None:
@@ -54,4 +73,11 @@ CLUSTER_FAILOVER: Final = Scenario(
     play=_cluster_failover,
     is_clustered=True,
     config={"partitions": 6},  # two on each primary
+)
+RESHARD: Final = Scenario(
+    name="reshard",
+    promise="Slots that move to and fro under load cost retries, and lose and double nothing.",
+    play=_reshard,
+    is_clustered=True,
+    config={"partitions": 6},
 )

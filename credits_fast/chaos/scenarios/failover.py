@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from credits_fast.chaos.checker import Window
 from credits_fast.chaos.history import Outcome
+from credits_fast.chaos.load import Manners
 from credits_fast.chaos.proxy import FaultProxy, Weather
 from credits_fast.chaos.scenario import Scenario
 from credits_fast.chaos.servers import ValkeyServer
@@ -23,7 +25,15 @@ if TYPE_CHECKING:
 
     from credits_fast.chaos.arena import Arena
 
-__all__ = ["BEHIND_DB", "CLOCK_BACK", "ID_REUSE", "LAG", "SPLIT_BRAIN", "SPLIT_BRAIN_GUARDED"]
+__all__ = [
+    "BEHIND_DB",
+    "CLOCK_BACK",
+    "ID_REUSE",
+    "LAG",
+    "NO_IDENTITY",
+    "SPLIT_BRAIN",
+    "SPLIT_BRAIN_GUARDED",
+]
 
 _AHEAD: Final = 1_000_000
 """Ids by which the old primary is ahead of its replica."""
@@ -137,6 +147,43 @@ def _asleep(arena: Arena) -> Generator[None, None, None]:
             worker.wake()
 
 
+async def _no_identity(arena: Arena) -> None:
+    """As when the replica is behind the ledger, on servers that do not say which process they are."""
+    async with _pair(arena) as pair, _identity_hidden(arena, pair):
+        await _spend_unseen(arena, pair)
+        epochs = [sample.epoch for sample in await arena.watch.look()]
+        before, promoted_ns = arena.load.acknowledged, time.monotonic_ns()
+        async with arena.load.asking():
+            async with arena.outage("failover between servers without identity"):
+                await pair.fail_over()
+            await arena.until(partial(_all_begun_anew, arena, epochs), "the worker notices")
+            arena.may_move.append(Window(promoted_ns, time.monotonic_ns()))
+            given_away = arena.load.acknowledged - before
+            await arena.calls()
+    arena.observations["acknowledged before it was noticed"] += given_away
+
+
+async def _all_begun_anew(arena: Arena, epochs: Sequence[int]) -> bool:
+    """Whether every partition is in a later epoch."""
+    now = [sample.epoch for sample in await arena.watch.look()]
+    return all(after > before for before, after in zip(epochs, now, strict=True))
+
+
+@asynccontextmanager
+async def _identity_hidden(arena: Arena, pair: _Pair) -> AsyncGenerator[None, None]:
+    """Both servers forbid INFO, and everybody has connected anew; the kit asks for it again afterwards."""
+    for server in (pair.primary, pair.replica):
+        await server.ask("ACL", "SETUSER", "default", "-info")
+        arena.faults["identity hidden"] += 1
+    arena.stage.hops.lead_to(pair.primary)
+    try:
+        async with arena.load.asking():
+            await arena.acknowledgements(10)  # the partitions are open for whoever has no identity
+        yield
+    finally:
+        await arena.stage.valkey.ask("ACL", "SETUSER", "default", "+info")
+
+
 async def _clock_back(arena: Arena) -> None:
     """The old primary's ids are far ahead of the new one's: new entries come before the position."""
     async with _pair(arena) as pair:
@@ -238,6 +285,18 @@ CLOCK_BACK: Final = Scenario(
     promise="A promoted server whose ids are far behind those recorded hides nothing from the worker.",
     play=_clock_back,
     mix=_TIGHT,
+)
+NO_IDENTITY: Final = Scenario(
+    name="failover-no-runid",
+    promise=(
+        "Where servers hide their identity the worker notices a failover, and what either side has is "
+        "recorded; until then nobody asks the ledger, so that credits are spent twice and keys forgotten."
+    ),
+    play=_no_identity,
+    mix=Mix(opening_micros=10_000 * CREDIT),  # with less, what is spent twice would be below zero
+    manners=Manners(
+        repeats=0, conflicts=0
+    ),  # a key that is used again meanwhile takes effect again
 )
 SPLIT_BRAIN: Final = Scenario(
     name="split-brain",

@@ -15,7 +15,14 @@ from credits_fast.chaos.scenario import Scenario
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena
 
-__all__ = ["FLUSHALL", "JOURNAL_DELETED", "POWER_CUT", "RDB_ROLLBACK", "TORN_AOF"]
+__all__ = [
+    "FLUSHALL",
+    "JOURNAL_DELETED",
+    "POWER_CUT",
+    "RDB_ROLLBACK",
+    "RECORD_GONE",
+    "TORN_AOF",
+]
 
 _MULTI: Final = rb"\*1\r\n\$5\r\nMULTI\r\n"
 _EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
@@ -118,6 +125,18 @@ async def _journal_deleted(arena: Arena) -> None:
             await arena.calls()
 
 
+async def _record_gone(arena: Arena) -> None:
+    """Redis forgets every operation before its time; callers use their keys again, the ledger remembers."""
+    valkey = arena.stage.valkey
+    async with arena.load.asking():
+        for _ in range(arena.size.rounds):
+            await arena.calls()
+            await arena.recorded()
+            async with arena.outage("records of operations deleted"):
+                await valkey.ask("DEL", *await valkey.ask("KEYS", "*:i:*"))
+            await arena.calls()
+
+
 POWER_CUT: Final = Scenario(
     name="power-cut",
     promise=(
@@ -161,4 +180,13 @@ JOURNAL_DELETED: Final = Scenario(
         "what is acknowledged afterwards."
     ),
     play=_journal_deleted,
+)
+RECORD_GONE: Final = Scenario(
+    name="marker-expiry-retry",
+    promise=(
+        "A key that is used again after Redis has forgotten it, and while the ledger remembers, takes "
+        "effect once, net of what is taken back."
+    ),
+    play=_record_gone,
+    waits_for="the reversal of what was booked once more under a key the ledger remembers",
 )
