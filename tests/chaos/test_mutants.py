@@ -59,12 +59,14 @@ def test_a_mutant_that_breaks_something_else_is_not_caught() -> None:
     elsewhere = MutantPlay(mutant=mutant, scenario="script-flush", broken={"I4": ""})
     unbroken = MutantPlay(mutant=None, scenario="script-flush")
     broken = MutantPlay(mutant=None, scenario="script-flush", problems=("I11: broken",))
+    stopped = MutantPlay(mutant=None, scenario="script-flush", failure="it ended with 1")
 
     document = mutant_document([unbroken, caught, elsewhere], 1.0, {})
     assert [True, False] == [one["caught"] for one in document["mutants"]]
     assert (False, 1) == (document["kept"], document["caught"])
     assert mutant_document([unbroken, caught], 1.0, {})["kept"]
     assert not mutant_document([broken, caught], 1.0, {})["kept"]
+    assert not mutant_document([stopped, caught], 1.0, {})["kept"]
 
 
 async def test_a_defect_that_cannot_be_made_is_not_taken_for_one_that_is_caught() -> None:

@@ -121,10 +121,11 @@ async def _id_reuse(arena: Arena) -> None:
     async with _pair(arena) as pair:
         await _spend_unseen(arena, pair)
         with _asleep(arena):
-            async with arena.load.asking(), arena.outage("failover while the workers sleep"):
+            async with arena.outage("failover while the workers sleep"):
                 await pair.fail_over()
                 before = arena.load.acknowledged
-                await arena.calls()
+                async with arena.load.asking():
+                    await arena.calls()
                 given_away = arena.load.acknowledged - before
         async with arena.load.asking():
             await arena.calls()
@@ -153,9 +154,9 @@ async def _no_identity(arena: Arena) -> None:
         await _spend_unseen(arena, pair)
         epochs = [sample.epoch for sample in await arena.watch.look()]
         before, promoted_ns = arena.load.acknowledged, time.monotonic_ns()
+        async with arena.outage("failover between servers without identity"):
+            await pair.fail_over()
         async with arena.load.asking():
-            async with arena.outage("failover between servers without identity"):
-                await pair.fail_over()
             await arena.until(partial(_all_begun_anew, arena, epochs), "the worker notices")
             arena.may_move.append(Window(promoted_ns, time.monotonic_ns()))
             given_away = arena.load.acknowledged - before
