@@ -76,6 +76,8 @@ class Arena:
         observations: What else was counted on the way, by name.
         outages: The faults after which charges have to go on.
         may_lose: When what is acknowledged may be lost.
+        may_forget: Whether Redis was made to forget keys that the ledger remembers.
+        may_move: When what is acknowledged may be recorded with another balance.
         expectations: What was expected beside the invariants.
     """
 
@@ -89,6 +91,8 @@ class Arena:
     observations: Counter[str] = field(default_factory=Counter[str])
     outages: list[Outage] = field(default_factory=list[Outage])
     may_lose: list[Window] = field(default_factory=list[Window])
+    may_move: list[Window] = field(default_factory=list[Window])
+    may_forget: bool = False
     expectations: list[Expectation] = field(default_factory=list[Expectation])
 
     @asynccontextmanager

@@ -6,7 +6,18 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from credits_fast.chaos.arena import Size
-from credits_fast.chaos.scenarios import callers, connections, ledger, lost_history, server, workers
+from credits_fast.chaos.scenarios import (
+    callers,
+    clustered,
+    connections,
+    failover,
+    holding,
+    ledger,
+    lost_history,
+    restored,
+    server,
+    workers,
+)
 
 if TYPE_CHECKING:
     from credits_fast.chaos.scenario import Scenario
@@ -32,19 +43,33 @@ SCENARIOS: Final = {
         ledger.PG_IMMEDIATE_STOP,
         ledger.COMMIT_AMBIGUOUS,
         ledger.PG_DOWN,
+        ledger.PG_DOWN_UNTIL_FULL,
+        restored.PG_RESTORE_OLD,
         ledger.CONFLICTING_COMMITS,
         callers.POISON_METADATA,
         callers.HYDRATE_RACE,
         callers.HOT_ACCOUNT,
+        holding.HELD_CREDITS,
         lost_history.POWER_CUT,
         lost_history.FLUSHALL,
         lost_history.RDB_ROLLBACK,
-        lost_history.FAILOVER_LAG,
+        lost_history.TORN_AOF,
+        lost_history.JOURNAL_DELETED,
+        lost_history.RECORD_GONE,
+        failover.LAG,
+        failover.BEHIND_DB,
+        failover.ID_REUSE,
+        failover.NO_IDENTITY,
+        failover.CLOCK_BACK,
+        failover.SPLIT_BRAIN,
+        failover.SPLIT_BRAIN_GUARDED,
+        clustered.CLUSTER_FAILOVER,
+        clustered.RESHARD,
     )
 }
 """All of them; those that wait for something are in no set."""
 
-_STANDARD: Final = tuple(one for one in SCENARIOS.values() if not one.waits_for)
+_STANDARD: Final = tuple(SCENARIOS.values())
 SETS: Final = {
     "smoke": tuple(one for one in _STANDARD if one.is_in_smoke),
     "standard": _STANDARD,

@@ -29,10 +29,10 @@ _CONFLICT: Final = "IDEMPOTENCY_KEY_CONFLICT"
 INVARIANTS: Final = {
     "I1": "what a user had and every change since make the balance",
     "I2": "a user's transactions are numbered without gaps, and each balance follows from the one before",
-    "I3": "an operation and a key take effect once, and a repeated call gets the first answer",
+    "I3": "operations and keys take effect once, net of what is undone; who repeats gets the first answer",
     "I4": "what was acknowledged is in the ledger, as it was answered",
     "I5": "Redis and the ledger agree",
-    "I6": "no balance is below zero, at no moment",
+    "I6": "no operation takes a balance below zero, at no moment",
     "I7": "the ledger's position never goes back, and one worker at most writes under one fence",
     "I8": "the journal still holds the last entry that is recorded",
     "I9": "what was acknowledged before another operation was asked for comes before it",
@@ -68,11 +68,17 @@ class Terms:
 
     Attributes:
         may_lose: What was acknowledged within one of these may be lost.
+        may_move: What was acknowledged within one of these was decided on a history that was given up: it
+            has to be in the ledger, but with whatever balance was there.
+        may_forget: Whether Redis has forgotten keys that the ledger remembers: then one that was used for
+            something else is not refused, but undone.
         outages: The faults after which charges had to go on.
         limit_ms: Milliseconds within which they had to, and everything had to be recorded.
     """
 
     may_lose: Sequence[Window] = ()
+    may_move: Sequence[Window] = ()
+    may_forget: bool = False
     outages: Sequence[Outage] = ()
     limit_ms: float = 30_000
 
@@ -113,7 +119,9 @@ class Figures:
         recorded: Rows of the ledger.
         lost: Acknowledged operations that are not in the ledger.
         lost_within_bound: How many of these the scenario's bound allows.
-        duplicated: Rows beyond the first of an operation or a key, and rows nobody asked for.
+        duplicated: Rows beyond the first of an operation or a key that nothing undoes, and rows nobody
+            asked for.
+        reversed: Rows beyond the first of a key that another row undoes.
         below_floor: Balances below zero, at any row and in Redis.
         drift: The sum of all differences of balances.
         readmission_ms: For each outage, milliseconds until the next acknowledgement; None for never.
@@ -133,6 +141,7 @@ class Figures:
     lost: int
     lost_within_bound: int
     duplicated: int
+    reversed: int
     below_floor: int
     drift: int
     readmission_ms: Sequence[float | None]
@@ -186,11 +195,22 @@ class _Case:
         return found
 
     @cached_property
+    def undone(self) -> frozenset[str]:
+        """The rows that another row undoes, by their ids: the other way, and as much."""
+        deltas = {row.id: row.delta for row in self.evidence.rows}
+        return frozenset(
+            row.reverses
+            for row in self.evidence.rows
+            if row.reverses is not None and deltas.get(row.reverses) == -row.delta
+        )
+
+    @cached_property
     def rows(self) -> dict[int, list[Row]]:
-        """The rows of each operation; those of nobody under -1."""
+        """The rows of each operation; those of nobody under -1. What undoes one is the library's own."""
         found: dict[int, list[Row]] = defaultdict(list)
         for row in self.evidence.rows:
-            found[self._number_of(row)].append(row)
+            if row.reverses not in self.undone:
+                found[self._number_of(row)].append(row)
         return found
 
     @cached_property
@@ -207,11 +227,13 @@ class _Case:
         return [
             one
             for number, one in self.asked.items()
-            if one.outcome is Outcome.ACKNOWLEDGED and number not in self.rows
+            if one.outcome is Outcome.ACKNOWLEDGED
+            and number not in self.rows
+            and one.answers[0].transaction_id not in self.undone
         ]
 
     def binding(self, operation: Operation) -> list[Attempt]:
-        """The answers of an operation that its scenario's bound does not cover: those must hold.
+        """The answers of an operation that must hold: not covered by its scenario's bound, nor undone.
 
         What was decided within a window may have been answered a moment after it.
         """
@@ -219,8 +241,19 @@ class _Case:
         return [
             one
             for one in operation.answers
-            if not any(one.invoked_ns <= end and start <= one.ended_ns for start, end in windows)
+            if one.transaction_id not in self.undone and not _is_within(one, windows)
         ]
+
+    def is_below(self, row: Row) -> bool:
+        """Whether a row takes its user below zero; what was given twice is taken back all the same."""
+        return row.after < 0 and row.delta < 0 and row.reverses not in self.undone
+
+    @cached_property
+    def taken_back(self) -> frozenset[str]:
+        """The users from whom something was taken back; their balance may be below zero."""
+        return frozenset(
+            row.user for row in self.evidence.rows if row.reverses in self.undone and row.delta < 0
+        )
 
     def drift_of(self, user: str) -> int:
         """How far the ledger's balance of a user is from what the rows make it."""
@@ -236,6 +269,11 @@ class _Case:
             named = [one.asked.number for one in under if one.asked.delta == row.delta]
             return named[0] if named else -1
         return -1
+
+
+def _is_within(answer: Attempt, windows: Sequence[Window]) -> bool:
+    """Whether a call was under way within one of these."""
+    return any(answer.invoked_ns <= end and start <= answer.ended_ns for start, end in windows)
 
 
 def _figures(case: _Case) -> Figures:
@@ -258,8 +296,8 @@ def _figures(case: _Case) -> Figures:
         lost=len(case.lost),
         lost_within_bound=sum(not case.binding(one) for one in case.lost),
         duplicated=len(_surplus(case)),
-        below_floor=sum(row.after < 0 for row in evidence.rows)
-        + sum(held.balance < 0 for held in evidence.redis.values()),
+        reversed=len(case.undone),
+        below_floor=sum(map(case.is_below, evidence.rows)) + len(_held_below(case)),
         drift=sum(map(case.drift_of, evidence.openings))
         + sum(abs(ours.balance - theirs.balance) for _, ours, theirs in _both(case)),
         readmission_ms=[_readmission_ms(case, outage) for outage in case.terms.outages],
@@ -316,7 +354,7 @@ def _surplus(case: _Case) -> list[str]:
     problems: list[str] = []
     seen: set[object] = set()
     for number, rows in case.rows.items():
-        for row in rows:
+        for row in (row for row in rows if row.id not in case.undone):
             identities: set[object] = {number}
             if row.key is not None:
                 identities.add((row.user, row.key))
@@ -333,7 +371,9 @@ def _kept(case: _Case) -> Examined:
     problems: list[str] = []
     for one, answers in answered:
         rows = case.rows.get(one.asked.number, ())
-        problems += _otherwise(one.asked, answers[0], rows[0]) if rows else [_lost(one)]
+        is_moved = _is_within(answers[0], case.terms.may_move)
+        found = _otherwise(one.asked, answers[0], rows[0], is_moved=is_moved) if rows else ()
+        problems += found if rows else [_lost(one)]
     return Examined(len(answered), problems)
 
 
@@ -341,8 +381,9 @@ def _lost(one: Operation) -> str:
     return f"operation {one.asked.number} was answered {one.answers[0].answer} and is lost"
 
 
-def _otherwise(asked: Asked, answer: Attempt, row: Row) -> Iterator[str]:
-    said = (answer.transaction_id, asked.user, asked.verb, asked.delta, answer.balance_after)
+def _otherwise(asked: Asked, answer: Attempt, row: Row, *, is_moved: bool) -> Iterator[str]:
+    after = row.after if is_moved else answer.balance_after
+    said = (answer.transaction_id, asked.user, asked.verb, asked.delta, after)
     wrote = (row.id, row.user, row.kind, row.delta, row.after)
     if said != wrote or answer.micros != asked.micros:
         yield f"operation {asked.number} was answered {said} and is recorded as {wrote}"
@@ -372,16 +413,22 @@ def _both(case: _Case) -> Iterator[tuple[str, Held, Held]]:
 
 def _floor(case: _Case) -> Examined:
     evidence = case.evidence
-    problems = [f"{row.user}: {row.after} after {row.id}" for row in evidence.rows if row.after < 0]
-    problems += [
-        f"{u}: {held.balance} in Redis" for u, held in evidence.redis.items() if held.balance < 0
+    problems = [
+        f"{row.user}: {row.after} after {row.id}" for row in evidence.rows if case.is_below(row)
     ]
+    problems += [f"{user}: {evidence.redis[user].balance} in Redis" for user in _held_below(case)]
     problems += [
         f"operation {one.asked.number} was answered with the balance {one.balance_after}"
         for one in case.history
-        if one.outcome is Outcome.ACKNOWLEDGED and one.balance_after < 0
+        if one.outcome is Outcome.ACKNOWLEDGED and one.balance_after < 0 and one.asked.delta < 0
     ]
     return Examined(len(evidence.rows) + len(evidence.redis), problems)
+
+
+def _held_below(case: _Case) -> list[str]:
+    """Users with less than nothing in Redis, from whom nothing was taken back."""
+    held = case.evidence.redis
+    return [user for user, one in held.items() if one.balance < 0 and user not in case.taken_back]
 
 
 def _positions(case: _Case) -> Examined:
@@ -422,7 +469,7 @@ def _in_order(case: _Case) -> Examined:
         placed = [
             (case.asked[number], row.sequence)
             for row in rows
-            if (number := _known(case, row)) is not None
+            if row.id not in case.undone and (number := _known(case, row)) is not None
         ]
         answered = sorted(
             (answers[0].ended_ns, place) for one, place in placed if (answers := case.binding(one))
@@ -472,7 +519,8 @@ def _conflicts(case: _Case) -> Examined:
         problems += [
             f"{user}: operation {one.asked.number} under key {key!r} was refused as {code}"
             for one in under
-            if _was_taken(one, accepted)
+            if not case.terms.may_forget
+            and _was_taken(one, accepted)
             and one.outcome is Outcome.REFUSED
             and (code := one.attempts[-1].code) != _CONFLICT
         ]

@@ -14,10 +14,11 @@ from credits_fast.chaos.checker import INVARIANTS
 
 if TYPE_CHECKING:
     from credits_fast.chaos.checker import Figures, Verdict
+    from credits_fast.chaos.mutation import MutantPlay
     from credits_fast.chaos.run import Played
     from credits_fast.chaos.scenario import Scenario
 
-__all__ = ["Circumstances", "catalogue", "document"]
+__all__ = ["Circumstances", "catalogue", "document", "mutant_document"]
 
 Circumstances = Mapping[str, Any]
 """When and where and how a run was made: `set`, `seed`, `date`, `command`, `machine`, `versions`."""
@@ -60,16 +61,58 @@ def catalogue(scenarios: Mapping[str, Scenario]) -> dict[str, Any]:
                 "name": one.name,
                 "promise": one.promise,
                 "sets": _sets(one),
-                "waits_for": one.waits_for or None,
             }
             for one in scenarios.values()
         ]
     }
 
 
+def mutant_document(
+    plays: Sequence[MutantPlay], seconds: float, circumstances: Circumstances
+) -> dict[str, Any]:
+    """A run of mutants for machines.
+
+    Args:
+        plays: What was played, the scenarios as they are among it.
+        seconds: How long all of it took.
+        circumstances: When and where and how.
+    """
+    return {
+        "kept": all(one.is_as_it_should_be for one in plays),
+        "caught": sum(one.is_as_it_should_be for one in plays if one.mutant is not None),
+        "mutants": [
+            {
+                "name": one.mutant.name,
+                "defect": one.mutant.defect,
+                "scenario": one.scenario,
+                "breaks": one.mutant.breaks,
+                "caught": one.is_as_it_should_be,
+                **_came_of(one),
+            }
+            for one in plays
+            if one.mutant is not None
+        ],
+        "unchanged": [
+            {"scenario": one.scenario, "kept": one.is_as_it_should_be, **_came_of(one)}
+            for one in plays
+            if one.mutant is None
+        ],
+        "invariants": INVARIANTS,
+        "seconds": round(seconds, 1),
+        **circumstances,
+    }
+
+
+def _came_of(one: MutantPlay) -> dict[str, Any]:
+    return {
+        "broken": dict(one.broken),
+        "problems": [*one.problems],
+        "failure": one.failure or None,
+        "seconds": one.seconds,
+    }
+
+
 def _sets(scenario: Scenario) -> list[str]:
-    if scenario.waits_for:
-        return []
     return ["smoke", "standard"] if scenario.is_in_smoke else ["standard"]
 
 
@@ -96,7 +139,6 @@ def _scenario(one: Played) -> dict[str, Any]:
         "promise": scenario.promise,
         "kept": one.is_kept,
         "problems": one.problems,
-        "waits_for": scenario.waits_for or None,
         "seed": one.seed,
         "faults": dict(one.faults),
         "observations": dict(one.observations),

@@ -22,6 +22,7 @@ class Row(NamedTuple):
         after: The balance after it.
         key: The idempotency key, None for none.
         number: The number of the operation in its metadata, None where that is unreadable.
+        reverses: The transaction that this one undoes, None where it undoes none.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     after: int
     key: str | None
     number: int | None
+    reverses: str | None = None
 
 
 class Held(NamedTuple):

@@ -16,14 +16,14 @@ from credits_fast.entries import NOTHING_YET, EntryId
 from credits_fast.errors import CreditsError
 from credits_fast.recording import positions
 from credits_fast.resp import pack
-from credits_fast.sync.tables import micros_of, transactions, users
+from credits_fast.sync.tables import micros_of, reversals, transactions, users
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.engine import CreditsEngine
 
-__all__ = ["gathered"]
+__all__ = ["gathered", "nothing_to_reverse"]
 
 
 async def gathered(
@@ -61,6 +61,17 @@ async def gathered(
     )
 
 
+async def nothing_to_reverse(database: AsyncEngine) -> bool:
+    """Whether everything that has to be undone is.
+
+    Raises:
+        DatabaseUnavailableError: The database cannot be reached.
+    """
+    query = select(reversals.c.transaction_id).where(reversals.c.settled_at.is_(None)).limit(1)
+    async with reading(database) as connection:
+        return await connection.scalar(query) is None
+
+
 async def _rows(database: AsyncEngine) -> list[Row]:
     columns = transactions.c
     query = select(
@@ -76,12 +87,13 @@ async def _rows(database: AsyncEngine) -> list[Row]:
     )
     async with reading(database) as connection:
         found = (await connection.execute(query)).all()
-    return [Row._make((*one[:-1], _number(one[-1]))) for one in found]
+    return [Row._make((*one[:-1], *_told(one[-1]))) for one in found]
 
 
-def _number(metadata: Any) -> int | None:
+def _told(metadata: Any) -> tuple[int | None, str | None]:
+    """The number of the operation, and what it undoes."""
     number = metadata.get("operation")
-    return number if isinstance(number, int) else None
+    return number if isinstance(number, int) else None, metadata.get("reverses")
 
 
 async def _ledger(database: AsyncEngine) -> dict[str, Held]:

@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 
 from credits_fast.chaos.arena import Arena, Expectation, Size, StuckError
 from credits_fast.chaos.checker import Terms, Verdict, judge
-from credits_fast.chaos.gathering import gathered
+from credits_fast.chaos.gathering import gathered, nothing_to_reverse
 from credits_fast.chaos.load import Load
-from credits_fast.chaos.stage import Ledgers, Stage, open_ledgers, open_stage
+from credits_fast.chaos.stage import WORKER, Ledgers, Stage, open_ledgers, open_stage
 from credits_fast.chaos.watch import Watch
 from credits_fast.chaos.wishes import Wishes
 from credits_fast.errors import CreditsError, UnavailableError
@@ -132,7 +132,12 @@ async def run(
 
 
 async def play(
-    scenario: Scenario, size: Size, seed: int, ledgers: Ledgers
+    scenario: Scenario,
+    size: Size,
+    seed: int,
+    ledgers: Ledgers,
+    *,
+    worker: Sequence[str] = WORKER,
 ) -> tuple[Played, Sequence[Attempt]]:
     """Play one scenario, and judge it; and every attempt of it.
 
@@ -141,6 +146,7 @@ async def play(
         size: How much of it.
         seed: For every choice.
         ledgers: Where its database is made.
+        worker: What a worker process runs.
 
     Raises:
         ConfigurationError: A server is not installed.
@@ -151,10 +157,12 @@ async def play(
         ledgers,
         f"chaos_{time.monotonic_ns()}",
         seed=word,
+        is_clustered=scenario.is_clustered,
         valkey_options=scenario.valkey_options,
         persistent=scenario.persistent,
         config=scenario.config,
         engines=scenario.engines,
+        program=worker,
     ) as stage:
         arena = _arena(scenario, size, word, stage)
         await stage.create_users(arena.wishes.openings)
@@ -170,7 +178,11 @@ async def play(
             recorded_ms,
         )
         terms = Terms(
-            may_lose=arena.may_lose, outages=arena.outages, limit_ms=scenario.limit_s * 1_000
+            may_lose=arena.may_lose,
+            may_move=arena.may_move,
+            may_forget=arena.may_forget,
+            outages=arena.outages,
+            limit_ms=scenario.limit_s * 1_000,
         )
         faults = arena.faults + stage.hops.faults
         arena.expect("something was broken", is_met=faults.total() > 0)
@@ -239,7 +251,8 @@ async def _at_rest(arena: Arena, scenario: Scenario) -> float | None:
     await arena.load.settle()
     try:
         await arena.stage.engine.wait_recorded(timeout_ms=int(scenario.limit_s * 1_000))
-    except UnavailableError as error:
+        await arena.until(lambda: nothing_to_reverse(arena.stage.database), "keys take effect once")
+    except (UnavailableError, StuckError) as error:
         _log.warning("%s: %s", scenario.name, error)
         return None
     return (time.monotonic() - began) * 1_000

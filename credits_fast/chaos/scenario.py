@@ -26,9 +26,9 @@ class Scenario:
         promise: What is promised, and the bound where that is not zero; one sentence.
         play: What is done, while callers ask.
         is_in_smoke: Whether the smoke set has it.
-        waits_for: Why it is in no set yet, "" where it is.
         workers: Worker processes on its stage.
         engines: Engines on its stage.
+        is_clustered: Whether Redis is a cluster, which is reached past the proxies.
         persistent: Whether the server writes an append-only file.
         valkey_options: More words for the server's command line.
         config: What differs of the configuration, section by section.
@@ -41,9 +41,9 @@ class Scenario:
     promise: str
     play: Play
     is_in_smoke: bool = False
-    waits_for: str = ""
     workers: int = 1
     engines: int = 1
+    is_clustered: bool = False
     persistent: bool = True
     valkey_options: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])

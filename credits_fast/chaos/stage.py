@@ -3,6 +3,9 @@
     engines ──▶ proxy ──▶ Valkey ◀── proxy ◀── workers
        └──────▶ proxy ──▶ PostgreSQL ◀── proxy ◀──┘
 
+A cluster takes the place of the Valkey where a scenario wants one; its nodes name themselves, so there
+is no proxy before them.
+
 Nothing of it is shared with another scenario but the PostgreSQL server, on which each has a database of
 its own. What the kit itself looks at, it looks at past the proxies.
 """
@@ -28,6 +31,7 @@ from sqlalchemy.pool import NullPool
 
 from credits_fast import schema
 from credits_fast.amounts import to_credits
+from credits_fast.chaos.cluster import ValkeyCluster
 from credits_fast.chaos.proxy import FaultProxy
 from credits_fast.chaos.servers import ValkeyServer
 from credits_fast.database import connect, reading, writing
@@ -40,8 +44,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Hops", "Ledgers", "Stage", "WorkerProcess", "open_ledgers", "open_stage"]
+__all__ = ["WORKER", "Hops", "Ledgers", "Stage", "WorkerProcess", "open_ledgers", "open_stage"]
 
+WORKER: Final = (sys.executable, "-m", "credits_fast.sync")
+"""The worker's program, as it is."""
 _TEMPLATE: Final = "chaos_template"
 _POSTGRESQL: Final = ("max_connections=100", "deadlock_timeout=100ms")
 """Durability as it comes; deadlocks are found sooner, so that a run has more of them."""
@@ -175,6 +181,8 @@ class Stage:
         engines: What callers ask.
         database: The ledger, past the proxies.
         config: The configuration of engines and workers.
+        program: What a worker process runs.
+        cluster: The cluster whose first node `valkey` is, None for a single server.
         workers: The worker processes that were started.
     """
 
@@ -185,6 +193,8 @@ class Stage:
     engines: list[CreditsEngine]
     database: AsyncEngine
     config: Mapping[str, Any]
+    program: Sequence[str]
+    cluster: ValkeyCluster | None = None
     workers: list[WorkerProcess] = field(default_factory=list[WorkerProcess])
 
     @property
@@ -195,15 +205,14 @@ class Stage:
     async def start_worker(self) -> WorkerProcess:
         """Another worker process."""
         environment = {
-            "CREDITS_REDIS_URL": f"redis://127.0.0.1:{self.hops.worker_redis.port}",
+            "CREDITS_REDIS_URL": self._redis_url(self.hops.worker_redis),
             "CREDITS_DATABASE_URL": _through(self.hops.worker_sql, self.database.url),
             "CREDITS_CONFIG": str(self.folder / "credits.json"),
             "CREDITS_LOG_LEVEL": "info",
         }
-        command = [sys.executable, "-m", "credits_fast.sync"]
         log = self.folder / f"worker-{len(self.workers)}.log"
-        process = start_server(command, log, environment=environment)
-        worker = WorkerProcess(command, log, environment, process)
+        process = start_server(self.program, log, environment=environment)
+        worker = WorkerProcess(self.program, log, environment, process)
         self.workers.append(worker)
         return worker
 
@@ -214,10 +223,15 @@ class Stage:
             credentials: Name and password for Redis, as `name:password@`.
         """
         return CreditsEngine.from_url(
-            f"redis://{credentials}127.0.0.1:{self.hops.engine_redis.port}",
+            self._redis_url(self.hops.engine_redis, credentials),
             _through(self.hops.engine_sql, self.database.url),
             dict(self.config),
         )
+
+    def _redis_url(self, hop: FaultProxy, credentials: str = "") -> str:
+        if self.cluster is not None:
+            return self.cluster.url
+        return f"redis://{credentials}127.0.0.1:{hop.port}"
 
     async def create_users(self, openings: Mapping[str, int]) -> None:
         """Insert users as an application does, each with a balance in micro-credits."""
@@ -292,10 +306,12 @@ async def open_stage(
     name: str,
     *,
     seed: str,
+    is_clustered: bool = False,
     valkey_options: Sequence[str] = (),
     persistent: bool = True,
     config: Mapping[str, Any] | None = None,
     engines: int = 1,
+    program: Sequence[str] = WORKER,
 ) -> AsyncGenerator[Stage, None]:
     """A stage, taken down when the work inside is done; its engines are open.
 
@@ -303,10 +319,12 @@ async def open_stage(
         ledgers: Where its database is made.
         name: A word for the database.
         seed: For the proxies.
+        is_clustered: Whether there is a cluster instead of a server; then the next two are its own.
         valkey_options: More words for the server's command line.
         persistent: Whether the server writes an append-only file.
         config: What differs of the configuration, section by section.
         engines: How many engines there are.
+        program: What a worker process runs.
 
     Raises:
         CreditsError: A server or an engine does not start.
@@ -314,11 +332,17 @@ async def open_stage(
     folder = _new_folder()
     async with AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        valkey = ValkeyServer(
-            folder / "valkey", folder / "v.sock", persistent=persistent, options=valkey_options
-        )
-        await valkey.start()
-        stack.push_async_callback(valkey.stop, signal.SIGKILL)
+        cluster = await ValkeyCluster.start(folder) if is_clustered else None
+        if cluster is not None:
+            stack.push_async_callback(cluster.stop)
+            valkey = cluster.nodes[0].server
+        else:
+            place = folder / "valkey"
+            valkey = ValkeyServer(
+                place, folder / "v.sock", persistent=persistent, options=valkey_options
+            )
+            await valkey.start()
+            stack.push_async_callback(valkey.stop, signal.SIGKILL)
         hops = Hops(
             *[
                 await stack.enter_async_context(FaultProxy(upstream, seed=f"{seed}/{hop}"))
@@ -333,7 +357,7 @@ async def open_stage(
         database = connect(_text(await ledgers.new(name)))
         whole = _merged(_CONFIG, config or {})
         (folder / "credits.json").write_text(json.dumps(whole), encoding="utf-8")
-        stage = Stage(folder, valkey, ledgers.server, hops, [], database, whole)
+        stage = Stage(folder, valkey, ledgers.server, hops, [], database, whole, program, cluster)
         stack.push_async_callback(stage.end)
         for _ in range(engines):
             stage.engines.append(stage.new_engine())
@@ -349,9 +373,12 @@ def _new_folder() -> Path:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with some of it set anew, one level deep."""
-    sections: dict[str, Any] = {name: {**base.get(name, {}), **over[name]} for name in over}
-    return {**base, **sections}
+    """The configuration with some of it set anew: sections value by value."""
+    anew: dict[str, Any] = {
+        name: {**base.get(name, {}), **value} if isinstance(value, dict) else value
+        for name, value in over.items()
+    }
+    return {**base, **anew}
 
 
 def _through(proxy: FaultProxy, url: URL) -> str:

@@ -51,6 +51,16 @@ class Watch:
         with suppress(UnavailableError):
             await self.look()
 
+    @asynccontextmanager
+    async def looking_away(self) -> AsyncGenerator[None, None]:
+        """Nobody looks while the work inside sets the ledger back, and what was seen before is forgotten.
+
+        An older ledger is at older positions: that is the fault, not what comes of it.
+        """
+        async with self._one_at_a_time:
+            yield
+            self.samples.clear()
+
     async def look(self) -> list[PositionSample]:
         """The positions of all partitions now.
 

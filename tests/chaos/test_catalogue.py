@@ -26,11 +26,7 @@ def table(heading: str) -> dict[str, str]:
 
 
 def test_the_page_has_the_promise_of_every_scenario() -> None:
-    in_sets = {one.name: one.promise for one in SCENARIOS.values() if not one.waits_for}
-    waiting = {one.name: one.promise for one in SCENARIOS.values() if one.waits_for}
-
-    assert in_sets == table("## The scenarios")
-    assert waiting == table("### Waiting for repair")
+    assert {one.name: one.promise for one in SCENARIOS.values()} == table("## The scenarios")
 
 
 def test_the_page_has_every_invariant() -> None:
@@ -46,13 +42,6 @@ def test_the_page_names_the_smoke_set() -> None:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_promise_is_one_sentence(name: str) -> None:
     assert re.fullmatch(r"[A-Z][^.]*\.", SCENARIOS[name].promise)
-
-
-def test_what_waits_for_something_is_in_no_set() -> None:
-    waiting = {one.name for one in SCENARIOS.values() if one.waits_for}
-
-    assert waiting
-    assert set() == waiting & {one.name for set_ in SETS.values() for one in set_}
 
 
 def test_named_scenarios_are_played_once_each_in_their_order() -> None:

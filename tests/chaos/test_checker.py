@@ -268,6 +268,18 @@ def test_a_used_key_that_is_refused_as_a_conflict_is_right() -> None:
     assert 1 == found.examined["I11"].looked_at
 
 
+def test_what_a_scenario_may_move_has_to_be_there_with_whatever_balance() -> None:
+    other = [HISTORY[0]._replace(balance_after=65), *HISTORY[1:]]
+    terms = Terms(may_move=(Window(0, 3),))
+    gone = tuple(one for one in ROWS if one.number != 1)
+    dearer = (ROWS[0]._replace(delta=-31, after=69), *ROWS[1:])
+
+    assert "I4" in verdict(other).broken
+    assert "I4" not in verdict(other, terms).broken
+    assert "I4" in verdict(other, terms, rows=gone).broken
+    assert "I4" in verdict(other, terms, rows=dearer).broken
+
+
 def test_what_a_scenario_may_lose_is_counted_and_no_violation() -> None:
     left = {A: Held(90, 1), B: HELD[B]}
     terms = Terms(may_lose=(Window(0, 20), Window(50, 60)))
@@ -329,3 +341,58 @@ def test_only_an_answer_settles_what_was_ambiguous(
 
 def test_a_history_survives_being_written_down() -> None:
     assert HISTORY == [from_line(to_line(attempt)) for attempt in HISTORY]
+
+
+def undone(delta: int = -20, *, back: int = 20) -> Verdict:
+    """A key of user A that was used once more, and what a row of the library gives back of it."""
+    again = Row("t7", A, 4, "charge", delta, 40, 40 + delta, "k1", 7)
+    reversal = Row("r7", A, 5, "refund", back, 40 + delta, 40 + delta + back, None, None, "t7")
+    after = 40 + delta + back
+    history = [*HISTORY, acknowledged(7, A, -delta, 40 + delta, at=60)._replace(replayed=False)]
+    history[-1] = history[-1]._replace(asked=history[-1].asked._replace(key="k1"))
+    held = {**HELD, A: Held(after, 5)}
+    return verdict(history=history, rows=(*ROWS, again, reversal), ledger=held, redis=held)
+
+
+def test_what_a_row_of_the_library_undoes_counts_for_nothing() -> None:
+    found = undone()
+
+    assert [] == found.broken
+    assert (0, 1) == (found.figures.duplicated, found.figures.reversed)
+
+
+def test_half_of_it_does_not_undo_it() -> None:
+    found = undone(back=10)
+
+    assert "I3" in found.broken
+    assert found.figures.duplicated >= 1
+
+
+def granted(number: int, after: int, *, at: int) -> Attempt:
+    """Five credits for user B under one key."""
+    asked = Asked(number, B, "grant", 5, "kg")
+    return Attempt(
+        asked, at, at + 5, Outcome.ACKNOWLEDGED, "", f"t{number}", 5, after, replayed=False
+    )
+
+
+def test_what_was_given_twice_is_taken_back_below_zero_and_nothing_else_is() -> None:
+    history = [
+        *HISTORY,
+        granted(8, 5, at=60),
+        granted(9, 10, at=70),
+        acknowledged(10, B, 10, 0, at=80),
+    ]
+    rows = [
+        Row("t8", B, 2, "grant", 5, 0, 5, "kg", 8),
+        Row("t9", B, 3, "grant", 5, 5, 10, "kg", 9),
+        Row("t10", B, 4, "charge", -10, 10, 0, "k10", 10),
+        Row("r9", B, 5, "grant", -5, 0, -5, None, None, "t9"),
+    ]
+    held = {**HELD, B: Held(-5, 5)}
+
+    found = verdict(history=history, rows=(*ROWS, *rows), ledger=held, redis=held)
+    assert [] == found.broken
+    rows[-1] = rows[-1]._replace(reverses=None)
+    found = verdict(history=history, rows=(*ROWS, *rows), ledger=held, redis=held)
+    assert {"I3", "I6"} <= {*found.broken}

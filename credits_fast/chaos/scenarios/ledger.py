@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from credits_fast.chaos.history import Outcome
 from credits_fast.chaos.proxy import Weather
 from credits_fast.chaos.scenario import Scenario
-from credits_fast.chaos.wishes import Mix
+from credits_fast.chaos.wishes import CREDIT, Mix
 from credits_fast.database import writing
 from credits_fast.errors import UnavailableError
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena
+    from credits_fast.chaos.history import Attempt
     from credits_fast.chaos.stage import WorkerProcess
 
-__all__ = ["COMMIT_AMBIGUOUS", "CONFLICTING_COMMITS", "PG_DOWN", "PG_IMMEDIATE_STOP"]
+__all__ = [
+    "COMMIT_AMBIGUOUS",
+    "CONFLICTING_COMMITS",
+    "PG_DOWN",
+    "PG_DOWN_UNTIL_FULL",
+    "PG_IMMEDIATE_STOP",
+]
 
 _COMMIT: Final = b"COMMIT"
 _TOUCH: Final = text("UPDATE users SET updated_at = now() WHERE id = :id")
 _DEADLOCK, _CONFLICT = "deadlock detected", "could not serialize access"
+_BACK_PRESSURE: Final = "BACK_PRESSURE"
+_CAP: Final = 200
+"""Entries a journal may have."""
 _MEDDLERS: Final = 8
 _TOUCHED: Final = 3
 _APART_S: Final = 0.01
@@ -74,6 +87,46 @@ async def _down(arena: Arena) -> None:
             await arena.recorded()
     arena.observations["acknowledged without a database"] += served
     arena.expect("charges went on without the database", is_met=served > 0)
+
+
+async def _down_until_full(arena: Arena) -> None:
+    """The database is away until every journal is as long as it may be; then it is back."""
+    stage = arena.stage
+    async with arena.load.asking():
+        await arena.calls()
+        for _ in range(max(1, arena.size.rounds // 2)):
+            async with arena.outage("the database is away until the journals are full"):
+                await asyncio.to_thread(stage.postgresql.stop, signal.SIGINT)
+                await arena.until(partial(_all_full, arena), "every journal is full")
+                full, full_ns = len(arena.load.history), time.monotonic_ns()
+                await arena.calls(arena.size.calls // 2)
+                since = [one for one in arena.load.history[full:] if one.invoked_ns > full_ns]
+                lengths = await _journal_lengths(arena)
+                await stage.postgresql.start()
+            _expect_full(arena, since, lengths)
+            await arena.acknowledgements(10)
+            await arena.recorded()
+
+
+def _expect_full(arena: Arena, since: Sequence[Attempt], lengths: Sequence[int]) -> None:
+    refused = sum(one.code == _BACK_PRESSURE for one in since)
+    beyond = sum(one.outcome is Outcome.ACKNOWLEDGED and not one.replayed for one in since)
+    arena.observations["charges refused by a full journal"] += refused
+    arena.expect("a full journal refuses charges", is_met=refused > 0)
+    arena.expect(f"a full journal takes no charge: {beyond}", is_met=beyond == 0)
+    arena.expect(
+        f"no journal is longer than {_CAP} entries, and none shorter: {lengths}",
+        is_met={*lengths} == {_CAP},
+    )
+
+
+async def _all_full(arena: Arena) -> bool:
+    return min(await _journal_lengths(arena)) >= _CAP
+
+
+async def _journal_lengths(arena: Arena) -> list[int]:
+    stage = arena.stage
+    return [await stage.valkey.ask("XLEN", one.journal) for one in stage.engine.partitions]
 
 
 async def _conflicting_commits(arena: Arena) -> None:
@@ -147,6 +200,16 @@ PG_DOWN: Final = Scenario(
     name="pg-down",
     promise="A database that is away costs nothing but lag: charges go on, and all is recorded afterwards.",
     play=_down,
+)
+PG_DOWN_UNTIL_FULL: Final = Scenario(
+    name="pg-down-until-full",
+    promise=(
+        "A database that is away until the journals are full has charges refused exactly from there, and "
+        "everything is recorded afterwards."
+    ),
+    play=_down_until_full,
+    config={"back_pressure": {"journal_max": _CAP}, "sync": {"retain_ms": 0, "retain_max": 1}},
+    mix=Mix(charges=1.0, opening_micros=1_000 * CREDIT),  # what gives credits back goes beyond
 )
 CONFLICTING_COMMITS: Final = Scenario(
     name="conflicting-commits",

@@ -236,7 +236,6 @@ ACL_TORN: Final = Scenario(
     name="acl-torn",
     promise="A permission that goes away in the middle of a script leaves no half of a charge behind.",
     play=_acl_torn,
-    waits_for="the repair of a partition in which a script was cut short",
 )
 WRONGTYPE: Final = Scenario(
     name="wrongtype",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from credits_fast.cli.chaos.mutants import mutant_answer
 from credits_fast.cli.command import command
 from credits_fast.cli.options import Document
 from credits_fast.cli.output import Answer
@@ -63,6 +64,13 @@ def chaos(
         Path | None,
         typer.Option(metavar="FOLDER", help="Write every call of every scenario there."),
     ] = None,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Play the mutants instead, each on its scenario.")
+    ] = False,
+    mutant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Play this mutant; repeat it for more."),
+    ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="Show the scenarios and what each promises.")
     ] = False,
@@ -74,8 +82,10 @@ def chaos(
 
     if list_:
         return Answer(catalogue(SCENARIOS), listed(SCENARIOS.values()))
-    scenarios = _named(set_, scenario or ())
     drawn = secrets.randbelow(_SEED_MAX) if seed is None else seed
+    if mutants or mutant:
+        return mutant_answer(mutant or (), drawn)
+    scenarios = _named(set_, scenario or ())
     if history is not None:
         _check_folder(history)
     return _answer(scenarios, set_, drawn, minutes, history)

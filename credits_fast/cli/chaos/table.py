@@ -36,8 +36,7 @@ def listed(scenarios: Iterable[Scenario]) -> RenderableType:
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
     for one in scenarios:
-        waits = f"\nIn no set yet: it waits for {one.waits_for}." if one.waits_for else ""
-        table.add_row(one.name, Text(one.promise + waits))
+        table.add_row(one.name, Text(one.promise))
     return table
 
 
@@ -103,8 +102,6 @@ def _verdict(document: Mapping[str, Any]) -> Iterator[RenderableType]:
             continue
         yield Text(f"\n✗ {one['name']}, seed {one['seed']}: {one['promise']}", style="bold red")
         yield from (Text(f"    {problem}", style="red") for problem in one["problems"])
-        if one["waits_for"]:
-            yield Text(f"    It is in no set yet: it waits for {one['waits_for']}.")
     if document["kept"]:
         yield Text(
             f"\n✓ {totals['kept']} of {totals['scenarios']} promises kept: "
