@@ -344,7 +344,10 @@ class SyncConfig(_Section):
             a backup that is not older can be brought forward again.
         retain_max: Synced entries kept per partition at most.
         cleanup_ms: Milliseconds between two sweeps of expired idempotency records.
-        expire_ms: Milliseconds between two looks for holds whose time is over.
+        expire_ms: Milliseconds between two looks for holds whose time is over, and for intents that
+            nobody has settled.
+        intent_grace_ms: Milliseconds an application's transaction has to settle its intents itself, and
+            to write the intent of a hold.
     """
 
     batch_max: Annotated[_Count, Field(ge=1, le=100_000)] = 2_000
@@ -354,6 +357,7 @@ class SyncConfig(_Section):
     retain_max: Annotated[_Count, Field(ge=1)] = 10_000
     cleanup_ms: Annotated[_Count, Field(ge=100)] = 60_000
     expire_ms: Annotated[_Count, Field(ge=0)] = 1_000
+    intent_grace_ms: Annotated[_Count, Field(ge=0)] = 5_000
 
 
 class CreditsConfig(_Section):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from credits_fast.amounts import to_credits
@@ -23,7 +23,7 @@ from credits_fast.sync import on_postgresql, on_sqlite
 from credits_fast.sync.bulk import RowsRefusedError
 from credits_fast.sync.parameters import decimal_text
 from credits_fast.sync.rows import ChainBrokenError
-from credits_fast.sync.tables import holds, idempotency_records, sync_partitions, users
+from credits_fast.sync.tables import holds, idempotency_records, intents, sync_partitions, users
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 
 _SHOWN_MAX: Final = 5
 _EXPIRED_MAX: Final = 5_000
+_SETTLED_MAX: Final = 5_000
 
 
 class PositionLostError(Exception):
@@ -109,6 +110,7 @@ class Ledger:
                 await self._insert(connection, batches)
                 await self._update_holds(connection, batches)
                 await self._remember(connection, batches)
+                await self._settle(connection, batches)
         except RowsRefusedError as error:
             raise LedgerRefusedError(str(error)) from error
         except (IntegrityError, DataError) as error:
@@ -177,6 +179,26 @@ class Ledger:
         late = records - await self._sql.remember(connection, batches)
         if late > 0:
             _log.error("%d idempotency keys were used again while the ledger remembers them", late)
+
+    async def _settle(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
+        """Mark the intents that the batches settle: those that are not marked are left to be done."""
+        for state in ("commit", "aborted"):
+            done = [
+                name
+                for batch in batches
+                for name, settles in batch.settled.items()
+                if settles == state
+            ]
+            for start in range(0, len(done), _SETTLED_MAX):
+                await connection.execute(
+                    update(intents)
+                    .where(
+                        intents.c.id.in_(done[start : start + _SETTLED_MAX]),
+                        intents.c.state == state,
+                        intents.c.settled_at.is_(None),
+                    )
+                    .values(settled_at=func.now())
+                )
 
 
 async def _lost(connection: AsyncConnection, work: Sequence[tuple[Claim, Batch]]) -> int:

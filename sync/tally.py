@@ -31,6 +31,7 @@ class Tally:
         dead_letters: Items whose metadata could not be read, and that were kept as they came.
         forks: How often a journal did not continue the ledger.
         repairs: How many partitions were repaired after that.
+        stood_in: Charges of committed transactions whose hold was lost, made without it.
         errors: How often Redis or the database could not be reached, or a partition was set aside.
         last_error: The last of these, "" where there was none.
         last_error_s: When that was, in seconds since 1970; 0 where there was none.
@@ -52,6 +53,7 @@ class Tally:
     dead_letters: int = 0
     forks: int = 0
     repairs: int = 0
+    stood_in: int = 0
     errors: int = 0
     last_error: str = ""
     last_error_s: float = 0.0

@@ -43,6 +43,7 @@ from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, share
 from credits_fast.sync.repair import LedgerBehindError, Repair, Repaired, RepairWork
 from credits_fast.sync.rows import Batch, ChainBrokenError
 from credits_fast.sync.tally import Tally
+from credits_fast.sync.undecided import Undecided
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -134,6 +135,7 @@ class SyncWorker:
         self._admission = Admission(partitions, database, self.router)
         self._repair = Repair(partitions, self.router, database, self._ledger)
         self._overdue = Overdue(partitions, self.router, database)
+        self._undecided = Undecided(endpoint, partitions, database, config)
         self._owned: dict[int, _Owned] = {}
         self._ahead: list[Batch] = []
         self._renew_at = 0.0
@@ -208,6 +210,7 @@ class SyncWorker:
             _log.warning("the leases could not be released and end by themselves: %s", error)
         self._owned.clear()
         self._ahead = []
+        await self._undecided.close()
         await self.router.close()
 
     # --- the parts of a step --------------------------------------------------------------------
@@ -406,13 +409,15 @@ class SyncWorker:
                 owned.is_told = True
 
     async def _expire(self) -> None:
-        """Have holds finished whose time is over; this very step carries what comes of it."""
+        """Have holds finished whose time is over, and intents settled; this very step carries it."""
         carried = [number for number, owned in self._owned.items() if owned.is_carried]
         if time.monotonic() < self._expire_at or not carried:
             return
         now = self._clock()
         now_us = b"%d" % round(now.timestamp() * 1_000_000) if self._is_clock_given else b""
         await self._overdue.finish(carried, now, now_us)
+        await self._undecided.settle(carried, now)
+        self.tally.stood_in = self._undecided.stood_in
         self._expire_at = time.monotonic() + self._config.expire_ms / 1_000
 
     async def _clean(self) -> None:
