@@ -344,8 +344,10 @@ class SyncConfig(_Section):
             a backup that is not older can be brought forward again.
         retain_max: Synced entries kept per partition at most.
         cleanup_ms: Milliseconds between two sweeps of expired idempotency records.
-        expire_ms: Milliseconds between two looks for holds whose time is over, and for what is to be
-            reversed.
+        expire_ms: Milliseconds between two looks for holds whose time is over, for what is to be reversed,
+            and for intents that nobody has settled.
+        intent_grace_ms: Milliseconds an application's transaction has to settle its intents itself, and
+            to write the intent of a hold.
         idle_ms: Milliseconds without use after which an account leaves Redis, to be loaded from the
             ledger when it is next needed; whole seconds count. 0 for never.
         evict_ms: Milliseconds between two looks for idle accounts, at a thousand keys of a server each.
@@ -358,6 +360,7 @@ class SyncConfig(_Section):
     retain_max: Annotated[_Count, Field(ge=1)] = 10_000
     cleanup_ms: Annotated[_Count, Field(ge=100)] = 60_000
     expire_ms: Annotated[_Count, Field(ge=0)] = 1_000
+    intent_grace_ms: Annotated[_Count, Field(ge=0)] = 5_000
     idle_ms: Annotated[_Count, Field(ge=0)] = 3_600_000
     evict_ms: Annotated[_Count, Field(ge=0)] = 1_000
 

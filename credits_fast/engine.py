@@ -68,13 +68,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from redis.asyncio import Redis, RedisCluster
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
     from credits_fast.amounts import Amount
     from credits_fast.embedded import EmbeddedEngine
     from credits_fast.endpoints import AnyEndpoint
     from credits_fast.keys import PartitionKeys
     from credits_fast.lane import Lane
+    from credits_fast.own_transaction import OwnTransaction
     from credits_fast.wire import TierChange
 
 __all__ = ["Configuration", "CreditsEngine"]
@@ -132,7 +133,10 @@ class CreditsEngine:
         # SQLAlchemy comes with the database the caller has made; not with `import credits_fast`.
         from credits_fast.admission import Admission  # noqa: PLC0415
         from credits_fast.commits import Commits  # noqa: PLC0415
+        from credits_fast.intents import Intents  # noqa: PLC0415
+        from credits_fast.own_transaction import Parts  # noqa: PLC0415
         from credits_fast.records import Records  # noqa: PLC0415
+        from credits_fast.settling import Settling  # noqa: PLC0415
 
         self.config = _configuration(config)
         if redis is None or database is None:
@@ -181,6 +185,26 @@ class CreditsEngine:
             courier=self._courier,
             carrier=self._carrier,
             router=self.router,
+        )
+        intents = Intents(database)
+        settling = Settling(
+            self.config,
+            intents=intents,
+            operations=self._operations,
+            carrier=self._carrier,
+            records=self._records,
+            router=self.router,
+        )
+        self._own_transactions = Parts(
+            self.config,
+            self._operations,
+            self._prices,
+            self._courier,
+            self._carrier,
+            self._records,
+            self.router,
+            intents,
+            settling,
         )
 
     @classmethod
@@ -761,6 +785,30 @@ class CreditsEngine:
         return await self._holding.release(user_id, hold_id, idempotency_key, metadata)
 
     # --- membership ---------------------------------------------------------------------------
+
+    def in_transaction(self, session: AsyncSession | AsyncConnection) -> OwnTransaction:
+        """A block that is the application's own SQL transaction, with charges, grants and refunds in it.
+
+        They take effect if and only if it commits. The end of the block commits, an exception rolls
+        back, and then what was committed is done at once; the worker does what is left, even where the
+        program dies. An `AsyncSession` or `AsyncConnection` on the ledger's PostgreSQL database; the block
+        stands where `session.begin()` would, and not within it. See docs/transactions.md.
+
+        Args:
+            session: The application's session or connection; it stays the application's.
+
+        Raises:
+            InvalidArgumentError: At the first charge, grant or refund: the session is on another
+                database than the ledger, or on none that can decide for both.
+
+        Example:
+            >>> async with credits.in_transaction(session) as purchase:
+            ...     session.add(Report(owner="ada"))
+            ...     await purchase.charge("ada", "report")
+        """
+        from credits_fast.own_transaction import OwnTransaction  # noqa: PLC0415  # needs SQLAlchemy
+
+        return OwnTransaction(self._own_transactions, session)
 
     async def upgrade_tier(
         self,

@@ -307,8 +307,9 @@ class IdempotencyKeyConflictError(RefusedError):
 class RepeatedRequestError(RefusedError):
     """A request came again under its idempotency key, and its first answer is not at hand.
 
-    It was charged the first time and not now. Raised by the web integration, not by the engine, which
-    gives the first result again: answering a second time without a charge is the application's choice.
+    It was charged the first time and not now. Raised by the web integration, and where two transactions of
+    applications have the same key at once; not by the engine, which gives the first result again:
+    answering a second time without a charge is the application's choice.
 
     Attributes:
         key: The idempotency key.

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
 from credits_fast import arguments
 from credits_fast.amounts import to_micros
 from credits_fast.errors import CreditsError, InvalidArgumentError
+from credits_fast.to_the_end import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from datetime import datetime
     from decimal import Decimal
     from types import TracebackType
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Hold"]
 
 _log: Final = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 
 
 class Hold:
@@ -120,9 +118,9 @@ class Hold:
             metadata=self._metadata,
             acknowledge=self._acknowledge,
         )
-        self._reserved, was_cancelled = await _to_the_end(work)
+        self._reserved, was_cancelled = await to_the_end(work)
         if was_cancelled:
-            await _to_the_end(self._give_up())
+            await to_the_end(self._give_up())
             raise asyncio.CancelledError
         if self.replayed:
             await self._holding.check_open(self._user_id, self.id)
@@ -135,7 +133,7 @@ class Hold:
         traceback: TracebackType | None,
     ) -> None:
         work = self._capture() if error is None else self._give_up()
-        _, was_cancelled = await _to_the_end(work)
+        _, was_cancelled = await to_the_end(work)
         if was_cancelled:
             raise asyncio.CancelledError
 
@@ -171,21 +169,3 @@ class Hold:
             await self._holding.release(self._user_id, self.id, None, None)
         except CreditsError as error:
             _log.warning("hold %s of user %r was not released: %s", self.id, self._user_id, error)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
-    """The result, and whether the caller was cancelled meanwhile; it is for it to say so then.
-
-    Raises:
-        asyncio.CancelledError: The caller was cancelled, and the work failed.
-    """
-    task = asyncio.ensure_future(work)
-    was_cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            was_cancelled = True
-    if was_cancelled and not task.cancelled() and (error := task.exception()) is not None:
-        raise asyncio.CancelledError from error
-    return task.result(), was_cancelled

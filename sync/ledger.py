@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy import delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from credits_fast.amounts import to_credits
@@ -26,6 +26,7 @@ from credits_fast.sync.rows import ID_OF_RECORD, ChainBrokenError, LateDuplicate
 from credits_fast.sync.tables import (
     holds,
     idempotency_records,
+    intents,
     reversals,
     sync_partitions,
     transactions,
@@ -46,6 +47,7 @@ _log = logging.getLogger(__name__)
 _SHOWN_MAX: Final = 5
 _EXPIRED_MAX: Final = 5_000
 _PLACES_MAX: Final = 500
+_SETTLED_MAX: Final = 5_000
 
 
 class PositionLostError(Exception):
@@ -115,6 +117,7 @@ class Ledger:
                 await self._insert(connection, batches)
                 await self._update_holds(connection, batches)
                 await self._remember(connection, batches)
+                await self._settle(connection, batches)
         except RowsRefusedError as error:
             raise LedgerRefusedError(str(error)) from error
         except (IntegrityError, DataError) as error:
@@ -193,6 +196,26 @@ class Ledger:
                 len(late),
                 _some([f"{one.key!r} of user {one.user_id!r}" for one in late]),
             )
+
+    async def _settle(self, connection: AsyncConnection, batches: Sequence[Batch]) -> None:
+        """Mark the intents that the batches settle: those that are not marked are left to be done."""
+        for state in ("commit", "aborted"):
+            done = [
+                name
+                for batch in batches
+                for name, settles in batch.settled.items()
+                if settles == state
+            ]
+            for start in range(0, len(done), _SETTLED_MAX):
+                await connection.execute(
+                    update(intents)
+                    .where(
+                        intents.c.id.in_(done[start : start + _SETTLED_MAX]),
+                        intents.c.state == state,
+                        intents.c.settled_at.is_(None),
+                    )
+                    .values(settled_at=func.now())
+                )
 
 
 async def _lost(connection: AsyncConnection, batches: Sequence[Batch]) -> int:

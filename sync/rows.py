@@ -27,6 +27,7 @@ from credits_fast.entries import (
     RefusedItem,
     TransactionItem,
 )
+from credits_fast.intent_ids import intent_of
 from credits_fast.json_text import JsonText, json_object, merged, quoted, quoted_text
 from credits_fast.refusals import UNPRICED, code_and_message, unpriced_facts
 from credits_fast.wire import from_ms, iso
@@ -53,6 +54,9 @@ __all__ = [
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SETTLES: Final = {"captured": "commit", "released": "aborted"}
+"""Which state of an intent is settled by a hold in this state."""
+
 _NUL_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -233,6 +237,7 @@ class Batch:
         late: Transactions under a key that an earlier one of the batch has used.
         dead_letters: What could not be read.
         refusals: How many refusals of each code there are.
+        settled: The intents that are settled by it, each with the state it must have been in.
         encoded: By table, the rows as the ledger's database takes them, in pieces.
     """
 
@@ -254,6 +259,7 @@ class Batch:
     late: list[LateDuplicate] = field(default_factory=list[LateDuplicate])
     dead_letters: list[DeadLetterRow] = field(default_factory=list[DeadLetterRow])
     refusals: dict[str, int] = field(default_factory=dict[str, int])
+    settled: dict[str, str] = field(default_factory=dict[str, str])
     encoded: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
 
     @property
@@ -316,12 +322,23 @@ def _add_entry(batch: Batch, entry: Entry) -> None:
             if item.hold is not None:
                 _hold_step(batch, item, item.hold, moment, given)
             batch.transactions.append(_transaction(entry.id, item, given, facts, moment))
+        _settle(batch, item)
         if item.audited:
             batch.audit.append(_success(item, given, facts, moment))
         if item.key:
             if item.ttl_ms not in expiries:
                 expiries[item.ttl_ms] = moment + timedelta(milliseconds=item.ttl_ms)
             _remember(batch, item, facts, moment, expiries[item.ttl_ms])
+
+
+def _settle(batch: Batch, item: TransactionItem | HoldItem) -> None:
+    """Note the intent that this item settles, where it belongs to one."""
+    if item.hold is not None:
+        intent, settles = intent_of(item.hold.hold_id), _SETTLES.get(item.hold.state)
+    else:
+        intent, settles = intent_of(item.transaction_id), "commit"
+    if intent is not None and settles is not None:
+        batch.settled[intent] = settles
 
 
 def _transaction(

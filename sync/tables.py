@@ -3,6 +3,7 @@
     users                 one row a user: balance and membership as of the last recorded transaction
     transactions          the ledger: one row for every change of a balance
     holds                 credits kept for charges to come: what each hold keeps, and what became of it
+    intents               what shall be done once an application's own transaction has committed
     audit_logs            what was done and what was refused; its user need not exist
     idempotency_records   which key was used for what, until it expires
     sync_partitions       how far each partition is recorded, which worker owns it, why it is set aside
@@ -63,6 +64,7 @@ __all__ = [
     "dead_letters",
     "holds",
     "idempotency_records",
+    "intents",
     "metadata",
     "micros_of",
     "reversals",
@@ -286,6 +288,45 @@ holds = Table(
         "expires_at",
         postgresql_where=text("state = 'reserved'"),
         sqlite_where=text("state = 'reserved'"),
+    ),
+)
+
+intents = Table(
+    "intents",
+    metadata,
+    Column("id", String(_TRANSACTION_ID_LENGTH)),
+    Column("kind", String(_WORD_LENGTH), nullable=False),
+    Column("state", String(_WORD_LENGTH), nullable=False),
+    # No foreign key: an application's transaction takes no lock on rows the worker writes.
+    Column("user_id", String(_ID_LENGTH), nullable=False),
+    Column("action", String(_ID_LENGTH), nullable=False),
+    Column("amount", Credits, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("related_id", String(_TRANSACTION_ID_LENGTH)),
+    Column("bounded", Boolean, nullable=False),
+    Column("audited", Boolean, nullable=False),
+    Column("idempotency_key", String(_ID_LENGTH)),
+    Column("fingerprint", String(_WORD_LENGTH), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("problem", Text),
+    Column("created_at", Moment, nullable=False, server_default=func.now()),
+    Column("settled_at", Moment),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("kind IN ('charge', 'grant', 'refund')", name="kind_known"),
+    CheckConstraint("state IN ('commit', 'aborted')", name="state_known"),
+    Index(
+        "ix_intents_key",
+        "user_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("state = 'commit' AND idempotency_key IS NOT NULL"),
+        sqlite_where=text("state = 'commit' AND idempotency_key IS NOT NULL"),
+    ),
+    Index(
+        "ix_intents_unsettled",
+        "id",
+        postgresql_where=text("settled_at IS NULL"),
+        sqlite_where=text("settled_at IS NULL"),
     ),
 )
 

@@ -33,6 +33,7 @@ class Tally:
         repairs: How many partitions were repaired after that.
         evictions: How many idle accounts were dropped from Redis.
         reversals: How many transactions under a key that was used again were undone.
+        stood_in: Charges of committed transactions whose hold was lost, made without it.
         errors: How often Redis or the database could not be reached, or a partition was set aside.
         last_error: The last of these, "" where there was none.
         last_error_s: When that was, in seconds since 1970; 0 where there was none.
@@ -56,6 +57,7 @@ class Tally:
     repairs: int = 0
     evictions: int = 0
     reversals: int = 0
+    stood_in: int = 0
     errors: int = 0
     last_error: str = ""
     last_error_s: float = 0.0

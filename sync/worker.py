@@ -45,6 +45,7 @@ from credits_fast.sync.repair import LedgerBehindError, Repair, Repaired, Repair
 from credits_fast.sync.reversal import Reversals
 from credits_fast.sync.rows import Batch, ChainBrokenError
 from credits_fast.sync.tally import Tally
+from credits_fast.sync.undecided import Undecided
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -136,6 +137,7 @@ class SyncWorker:
         self._admission = Admission(partitions, database, self.router)
         self._repair = Repair(partitions, self.router, database, self._ledger)
         self._overdue = Overdue(partitions, self.router, database)
+        self._undecided = Undecided(endpoint, partitions, database, config)
         self._reversals = Reversals(partitions, self.router, database)
         self._eviction = Eviction(partitions, self.router)
         self._owned: dict[int, _Owned] = {}
@@ -213,6 +215,7 @@ class SyncWorker:
             _log.warning("the leases could not be released and end by themselves: %s", error)
         self._owned.clear()
         self._ahead = []
+        await self._undecided.close()
         await self.router.close()
 
     # --- the parts of a step --------------------------------------------------------------------
@@ -414,7 +417,7 @@ class SyncWorker:
                 owned.is_told = True
 
     async def _settle(self) -> None:
-        """Have holds finished whose time is over, and reversed what a key did twice.
+        """Have holds finished whose time is over, intents settled, and reversed what a key did twice.
 
         This very step carries what comes of it.
         """
@@ -424,6 +427,8 @@ class SyncWorker:
         now = self._clock()
         now_us = b"%d" % round(now.timestamp() * 1_000_000) if self._is_clock_given else b""
         await self._overdue.finish(carried, now, now_us)
+        await self._undecided.settle(carried, now)
+        self.tally.stood_in = self._undecided.stood_in
         self.tally.reversals += await self._reversals.settle(carried, now, now_us)
         self._settle_at = time.monotonic() + self._config.expire_ms / 1_000
 

@@ -11,6 +11,7 @@ from credits_fast import CreditsEngine
 from credits_fast.blocking import BlockingCreditsEngine
 
 NOT_HANDED_OVER = {
+    "in_transaction",  # The application's own session, which is an asynchronous one.
     "lane",  # A connection that belongs to the event loop.
 }
 OWN = {"start", "close", "migrate"}

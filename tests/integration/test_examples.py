@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
+from credits_fast.database import connect
 from tests.contracts.test_docs import run
+from tests.servers import Servers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 _ENDS_WITHIN_S = 60
@@ -63,6 +67,32 @@ def test_an_applications_own_users_become_users_with_their_own_commit(tmp_path: 
     assert "Eve again: the mail address is taken" == first[2]
     assert ["taken over: 0 then 0", "Eve: the mail address is taken"] == second[:2]
     assert statement == first[3:] == second[3:]
+
+
+@pytest.mark.usefixtures("redis_endpoint")
+def test_a_report_is_written_and_charged_or_neither(
+    servers: Servers, postgresql_url: str, tmp_path: Path
+) -> None:
+    example = str(EXAMPLES / "own_transaction.py")
+    try:
+        said = run(example, servers.redis_url, postgresql_url, folder=tmp_path)
+    finally:
+        asyncio.run(drop(postgresql_url, "own_transaction_reports"))
+
+    assert [
+        "'first': bought",
+        "'': not bought, ValueError",
+        "'second': bought",
+        "'third': not bought, InsufficientCreditsError",
+        "ada has 2.00 and 2 reports",
+    ] == said.splitlines()
+
+
+async def drop(url: str, table: str) -> None:
+    database = connect(url)
+    async with database.begin() as connection:
+        await connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
+    await database.dispose()
 
 
 @pytest.fixture

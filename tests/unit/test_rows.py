@@ -499,3 +499,29 @@ def test_a_stamp_tells_two_executions_of_one_operation_apart() -> None:
     }
 
     assert 4 == len(stamps)
+
+
+INTENT = "0" * 32 + "i"
+
+
+@pytest.mark.parametrize("hold_id", [INTENT, INTENT[:-1] + "j"])
+def test_a_hold_of_an_intent_settles_it_when_it_is_finished(hold_id: str) -> None:
+    def settled(item: Any, **changes: Any) -> dict[str, str]:
+        hold = replace(item.hold, hold_id=hold_id, **changes)
+        return batch(replace(item, hold=hold)).settled
+
+    assert {} == settled(RESERVE)
+    assert {INTENT: "commit"} == settled(CAPTURE, state="captured")
+    assert {} == settled(CAPTURE, state="reserved")
+    assert {INTENT: "aborted"} == settled(finished("release"))
+    assert {} == settled(finished("expire"))
+    assert {} == batch(CAPTURE).settled  # a hold of nobody's intent
+
+
+def test_a_grant_under_an_intents_id_settles_it() -> None:
+    grant = replace(
+        CHARGE, kind="grant", transaction_id=INTENT, delta=5_000_000, raw_cost="", formula=""
+    )
+
+    assert {INTENT: "commit"} == batch(grant).settled
+    assert {} == batch(replace(grant, transaction_id="0" * 32)).settled
