@@ -84,6 +84,7 @@ def example_errors() -> list[CreditsError]:
         errors.InvalidAmountError("amount", "is wrong"),
         errors.IdempotencyKeyConflictError("k", "t"),
         errors.RepeatedRequestError("k", "t"),
+        errors.RequestInProgressError("k", "h"),
         errors.MembershipRequiredError("ada", "pro", None, "none"),
         errors.MissingVariableError("{x}", "x", ["y"]),
         errors.FormulaEvaluationError("{x}", {"x": Decimal("1.5")}, "cause", "nan"),
