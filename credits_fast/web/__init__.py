@@ -7,6 +7,7 @@
     faults.py        what the server is to blame for is logged
     on_asgi.py       credits held while a request is served, around any ASGI application
     on_fastapi.py    requests charged in FastAPI; the extra `credits-fast[fastapi]`
+    on_litellm.py    calls of LiteLLM's proxy charged by their tokens; the extra `credits-fast[litellm]`
 
-All but the last need no extra, and the pure modules fit any framework.
+All but the last two need no extra, and the pure modules fit any framework.
 """
