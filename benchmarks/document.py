@@ -128,6 +128,7 @@ def _proof(proof: Proof) -> dict[str, Any]:
     """What was compared, with how many of each: a verdict without denominators proves nothing."""
     return {
         "charges_acknowledged": proof.books.charges,
+        "reservations_acknowledged": proof.books.reservations,
         "charges_in_the_ledger": proof.sheet.transactions,
         "replays_answered": proof.books.replays,
         "refusals_answered": proof.books.refusals,

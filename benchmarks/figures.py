@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from credits_fast.benchmarks.readings import (
     ATOMIC,
     CEILING,
+    HOLD,
     NAIVE,
     OPEN_LOOP,
     PERCENTS,
@@ -69,6 +70,9 @@ FIGURES: Final[Mapping[str, Figure]] = {
         "charges/s of 256 callers over the atomic PostgreSQL statement", least=8
     ),
     "ratio_vs_postgres_hot_user": Figure("the same, every charge on one hot user", least=25),
+    "ratio_hold_vs_charge": Figure(
+        "reserve and capture a second over charges/s, 256 callers", least=0.45
+    ),
     "ratio_vs_server_ceiling_1": Figure(
         "best charges/s over what the server does with one item a script call", least=1
     ),
@@ -129,6 +133,8 @@ def _throughput(readings: Readings) -> dict[str, Spread | None]:
         ours = _largest(readings, workload, {256})
         theirs = _only(readings, ATOMIC, workload)
         found[f"ratio_vs_postgres_{name}"] = _ratio(ours, theirs)
+    held, charged = (readings.per_s(Contest(who, _SPREAD, 256)) for who in (HOLD, PRODUCT))
+    found["ratio_hold_vs_charge"] = _ratio(held, charged)
     best = _largest(readings, _SPREAD)
     found["max_charges_per_s"] = best
     for items in (_ONE, _BATCH):

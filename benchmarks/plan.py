@@ -20,11 +20,13 @@ class Plan:
         lone_calls: Calls of a lone caller in a round.
         charges: Charges of the product in a round of one measurement.
         baseline_charges: The same of redis-py.
+        held: Reservations with their captures in a round, by `mix_callers`.
         ceiling_items: Items the server decides in a round for its ceiling.
         atomic_charges: Charges by the atomic statement in a round, spread over users.
         hot_charges: The same on one hot user.
         mixes: Workloads beside the uniform one, each measured at `mix_callers`.
-        mix_callers: Concurrent callers of those workloads, of the trace, and of everything recorded.
+        mix_callers: Concurrent callers of those workloads, of the trace, of holds, and of everything
+            recorded; one of `callers`.
         open_loop_s: Seconds an open loop lasts.
         open_loop_max: Calls it makes at most.
         backlog: Charges a worker drains in a round.
@@ -42,6 +44,7 @@ class Plan:
     lone_calls: int
     charges: int
     baseline_charges: int
+    held: int
     ceiling_items: int
     atomic_charges: int
     hot_charges: int
@@ -58,7 +61,7 @@ class Plan:
 
     def sections(self, *, has_trace: bool) -> int:
         """How many measurements there are in all."""
-        contests = 2 + 2 * len(self.callers) + 4 + len(self.mixes) + 1 + has_trace
+        contests = 2 + 2 * len(self.callers) + 1 + 4 + len(self.mixes) + 1 + has_trace
         return self.rounds * (contests + 4 + 2 * len(self.populations))
 
 
@@ -70,6 +73,7 @@ STANDARD: Final = Plan(
     lone_calls=1_500,
     charges=15_000,
     baseline_charges=10_000,
+    held=8_000,
     ceiling_items=40_000,
     atomic_charges=6_000,
     hot_charges=2_500,
@@ -92,6 +96,7 @@ QUICK: Final = Plan(
     lone_calls=500,
     charges=5_000,
     baseline_charges=4_000,
+    held=2_500,
     ceiling_items=8_000,
     atomic_charges=2_000,
     hot_charges=800,

@@ -1,4 +1,4 @@
-"""The contestant: charges through `CreditsEngine`, and the books of what was acknowledged."""
+"""The contestant: charges through `CreditsEngine`, held first or not, and the books of what it said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from credits_fast.errors import InsufficientCreditsError
-from credits_fast.types import ChargeResult
+from credits_fast.types import CaptureResult, ChargeResult
 
 if TYPE_CHECKING:
     from credits_fast.benchmarks.workload import Request
@@ -23,7 +23,8 @@ class Books:
     """What was acknowledged to the harness, kept by the harness alone.
 
     Attributes:
-        charges: Charges that took effect.
+        charges: Charges that took effect, captures among them.
+        reservations: Holds that were made for captures.
         keyed: How many of them had a key.
         credits: What they took.
         replays: Calls that were answered with the first result.
@@ -31,6 +32,7 @@ class Books:
     """
 
     charges: int = 0
+    reservations: int = 0
     keyed: int = 0
     credits: Decimal = Decimal(0)
     replays: int = 0
@@ -56,6 +58,20 @@ class Books:
                 self.keyed += is_keyed
                 self.credits += outcome.cost
 
+    def note_captures(self, outcomes: Iterable[CaptureResult | CreditsError]) -> None:
+        """Write down what holds gave, each reserved with a key and captured once.
+
+        Raises:
+            CreditsError: A call failed.
+        """
+        for outcome in outcomes:
+            if not isinstance(outcome, CaptureResult):
+                raise outcome
+            self.charges += 1
+            self.reservations += 1
+            self.keyed += 1
+            self.credits += outcome.cost
+
 
 class Product:
     """Charges by the engine.
@@ -72,3 +88,10 @@ class Product:
         """One charge."""
         user, action, key, variables = request
         return await self._engine.charge(user, action, variables=variables, idempotency_key=key)
+
+    async def hold(self, request: Request) -> CaptureResult:
+        """One charge that is held first: a reservation, and the capture of all of it."""
+        user, action, key, variables = request
+        engine = self._engine
+        made = await engine.reserve(user, action, variables=variables, idempotency_key=key)
+        return await engine.capture(user, action, made.hold_id)

@@ -100,6 +100,7 @@ def judge(
 ) -> list[str]:
     """What does not agree, for people. Pure."""
     left = users * OPENING - books.credits
+    audited = books.charges + books.reservations
     findings = {
         f"the ledger has {sheet.transactions:,} rows for {books.charges:,} charges": (
             sheet.transactions != books.charges
@@ -107,8 +108,8 @@ def judge(
         f"the ledger has {rows.distinct:,} different ids for {books.charges:,} charges": (
             rows.distinct != books.charges
         ),
-        f"the audit log has {rows.succeeded:,} successes for {books.charges:,} charges": (
-            rows.succeeded != books.charges
+        f"the audit log has {rows.succeeded:,} successes for {audited:,} charges and reservations": (
+            rows.succeeded != audited
         ),
         f"the audit log has {rows.failed:,} failures for {books.refusals:,} refusals": (
             rows.failed != books.refusals

@@ -17,6 +17,7 @@ __all__ = [
     "ATOMIC",
     "CEILING",
     "COPY",
+    "HOLD",
     "NAIVE",
     "OPEN_LOOP",
     "PERCENTS",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 PRODUCT: Final = "credits-fast"
+HOLD: Final = "credits-fast, reserve and capture"
 NAIVE: Final = "redis-py evalsha"
 ATOMIC: Final = "PostgreSQL atomic"
 CEILING: Final = "server ceiling"

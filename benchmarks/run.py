@@ -28,6 +28,7 @@ from credits_fast.benchmarks.readings import (
     ATOMIC,
     CEILING,
     COPY,
+    HOLD,
     NAIVE,
     OPEN_LOOP,
     PRODUCT,
@@ -234,6 +235,8 @@ class _Run:
             await self._beside_redis_py(1, plan.lone_calls, plan.lone_calls)
             for callers in plan.callers:
                 await self._beside_redis_py(callers, plan.baseline_charges, plan.charges)
+                if callers == plan.mix_callers:
+                    await self._hold(plan.held, callers)
             for items in _CEILINGS:
                 await self._ceiling(items)
             await self._atomic(_UNIFORM, plan.atomic_charges)
@@ -292,6 +295,8 @@ class _Run:
             self._charged_by_naive += _WARM_UP
         answered = await closed_loop(others.product.ask, self._draw(_UNIFORM, _WARM_UP), 64)
         others.product.books.note(answered.outcomes)
+        held = await closed_loop(others.product.hold, self._draw(_UNIFORM, _WARM_UP), 64)
+        others.product.books.note_captures(held.outcomes)
         await closed_loop(others.atomic.ask, self._draw(_UNIFORM, _WARM_UP), CONNECTIONS)
         self._charged_by_atomic += _WARM_UP
 
@@ -310,6 +315,15 @@ class _Run:
         answered = await closed_loop(product.ask, requests, callers)
         product.books.note(answered.outcomes, is_keyed=workload.is_keyed)
         contest = Contest(PRODUCT, workload.name, callers)
+        self.readings.contests[contest].append(Reading.of(answered))
+
+    async def _hold(self, number: int, callers: int) -> None:
+        """Right after the charges of as many callers, which it is compared with."""
+        contest = Contest(HOLD, _UNIFORM.name, callers)
+        self._tell(f"{contest.who}, {callers:,} callers")
+        product, requests = self._contestants.product, self._draw(_UNIFORM, number)
+        answered = await closed_loop(product.hold, requests, callers)
+        product.books.note_captures(answered.outcomes)
         self.readings.contests[contest].append(Reading.of(answered))
 
     async def _charge_trace(self) -> None:

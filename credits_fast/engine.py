@@ -597,6 +597,7 @@ class CreditsEngine:
         ttl_ms: int | None = None,
         above: AboveHold | None = None,
         idempotency_key: str | None = None,
+        fingerprint: str | None = None,
         metadata: Metadata | None = None,
         acknowledge: Level | None = None,
     ) -> Hold:
@@ -616,6 +617,7 @@ class CreditsEngine:
             idempotency_key: A repeated block has the first one's hold. While that is open both share it
                 and charge once; the one that made it gives it back. Once it is finished, entering
                 raises `HoldFinishedError`, and the block is not run.
+            fingerprint: What else a repeated call has to match; as of `charge`.
             metadata: Kept with the hold, the transaction and the audit entries.
             acknowledge: How far reservation and charge have to have come; None for the configured level.
 
@@ -643,6 +645,7 @@ class CreditsEngine:
             ttl_ms=ttl_ms,
             above=above,
             idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
             metadata=metadata,
             acknowledge=acknowledge,
         )
@@ -656,6 +659,7 @@ class CreditsEngine:
         variables: Variables | None = None,
         ttl_ms: int | None = None,
         idempotency_key: str | None = None,
+        fingerprint: str | None = None,
         metadata: Metadata | None = None,
         acknowledge: Level | None = None,
     ) -> ReserveResult:
@@ -668,6 +672,7 @@ class CreditsEngine:
             variables: Values for the variables of a price formula: finite numbers.
             ttl_ms: Milliseconds until the hold expires, None for the configured time.
             idempotency_key: Repeating the call with it gives the first result, be the hold open or not.
+            fingerprint: What else a repeated call has to match; as of `charge`.
             metadata: Kept with the hold and the audit entry.
             acknowledge: How far it has to have come; None for the configured level.
 
@@ -694,6 +699,7 @@ class CreditsEngine:
             variables=variables,
             ttl_ms=ttl_ms,
             idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
             metadata=metadata,
             acknowledge=acknowledge,
         )

@@ -19,6 +19,7 @@ The tree, kept true by a contract test:
     │   ├── UserAlreadyExistsError        USER_ALREADY_EXISTS
     │   ├── IdempotencyKeyConflictError   IDEMPOTENCY_KEY_CONFLICT
     │   ├── RepeatedRequestError          REPEATED_REQUEST
+    │   ├── RequestInProgressError        REQUEST_IN_PROGRESS
     │   ├── MembershipRequiredError       MEMBERSHIP_REQUIRED
     │   ├── UndefinedActionError          UNDEFINED_ACTION
     │   ├── MissingVariableError          MISSING_VARIABLE
@@ -90,6 +91,7 @@ __all__ = [
     "RefundExceedsChargeError",
     "RefusedError",
     "RepeatedRequestError",
+    "RequestInProgressError",
     "SchemaMismatchError",
     "ScriptFailedError",
     "TransactionNotFoundError",
@@ -324,6 +326,27 @@ class RepeatedRequestError(RefusedError):
         super().__init__(
             f"the request with idempotency key {key!r} was charged before by transaction "
             f"{transaction_id}, and its answer is not at hand",
+        )
+
+
+class RequestInProgressError(RefusedError):
+    """A request came again under its idempotency key while the first one is still being served.
+
+    Credits are held for the first one, and the second holds none. Raised by the web integration, not by
+    the engine, whose blocks of the same key share a hold.
+
+    Attributes:
+        key: The idempotency key.
+        hold_id: The id of the first request's hold.
+    """
+
+    code = "REQUEST_IN_PROGRESS"
+
+    def __init__(self, key: str, hold_id: str) -> None:
+        self.key = key
+        self.hold_id = hold_id
+        super().__init__(
+            f"the request with idempotency key {key!r} is being served under hold {hold_id}"
         )
 
 

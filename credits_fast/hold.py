@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
     from credits_fast.amounts import Amount
     from credits_fast.holding import Holding, Reserved
-    from credits_fast.types import AboveHold, CaptureResult, Level, Metadata, Variables
+    from credits_fast.types import (
+        AboveHold,
+        CaptureResult,
+        Level,
+        Metadata,
+        ReserveResult,
+        Variables,
+    )
 
 __all__ = ["Hold"]
 
@@ -48,6 +55,7 @@ class Hold:
         ttl_ms: int | None,
         above: AboveHold | None,
         idempotency_key: str | None,
+        fingerprint: str | None,
         metadata: Metadata | None,
         acknowledge: Level | None,
     ) -> None:
@@ -58,6 +66,7 @@ class Hold:
         self._estimate = estimate
         self._ttl_ms = ttl_ms
         self._key = idempotency_key
+        self._fingerprint = fingerprint
         self._above: AboveHold | None = above
         self._metadata = metadata
         self._acknowledge: Level | None = acknowledge
@@ -81,9 +90,19 @@ class Hold:
         return self._made.result.expires_at
 
     @property
+    def reservation(self) -> ReserveResult:
+        """The reservation; of a shared hold the first one's, whose balance is of then."""
+        return self._made.result
+
+    @property
     def replayed(self) -> bool:
         """Whether another call made the hold, under the same key."""
         return not self._made.is_ours
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether `used` has said what is to be charged."""
+        return self._used != (None, None)
 
     def used(self, *, amount: Amount | None = None, variables: Variables | None = None) -> None:
         """Say what is to be charged at the end of the block, instead of what was reserved.
@@ -115,6 +134,7 @@ class Hold:
             variables=self._estimate,
             ttl_ms=self._ttl_ms,
             idempotency_key=self._key,
+            fingerprint=self._fingerprint,
             metadata=self._metadata,
             acknowledge=self._acknowledge,
         )

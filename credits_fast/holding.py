@@ -87,6 +87,7 @@ class Holding:
         ttl_ms: int | None,
         idempotency_key: str | None,
         metadata: Metadata | None,
+        fingerprint: str | None = None,
         acknowledge: Level | None = None,
     ) -> Reserved:
         """A new hold, or the one that was made under the same key; raises as `CreditsEngine.reserve`."""
@@ -94,8 +95,11 @@ class Holding:
             arguments.check_variables(variables)
         named = "" if amount is None else str(to_micros(amount))
         hold_ms = self._config.holds.ttl_ms if ttl_ms is None else _checked_ttl(ttl_ms)
+        asked = [named, canonical(variables)]
+        if fingerprint is not None:
+            asked.append(arguments.identifier("fingerprint", fingerprint).decode())
         operation = self._operations.new(
-            "reserve", user_id, action, idempotency_key, metadata, named, canonical(variables)
+            "reserve", user_id, action, idempotency_key, metadata, *asked
         )
         quote = self._prices.quote_for(action, amount, variables)
         call = hold_wire.reserve_call(

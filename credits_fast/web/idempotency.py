@@ -15,15 +15,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from credits_fast.arguments import IDENTIFIER_BYTES_MAX
 from credits_fast.errors import InvalidArgumentError
 
-__all__ = ["FIELD", "KEY_CHARACTERS_MAX", "read_key", "request_fingerprint", "stored_key"]
+__all__ = [
+    "FIELD",
+    "KEY_CHARACTERS_MAX",
+    "Keys",
+    "read_key",
+    "request_fingerprint",
+    "stored_key",
+]
 
 FIELD: Final = "Idempotency-Key"
 """The name of the header."""
+
+Keys: TypeAlias = Literal["optional", "required"]
+"""Whether a request has to have an `Idempotency-Key`."""
 
 _PREFIX: Final = "http:"
 KEY_CHARACTERS_MAX: Final = IDENTIFIER_BYTES_MAX - len(_PREFIX)

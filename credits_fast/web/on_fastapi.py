@@ -36,9 +36,10 @@ from credits_fast.errors import (
     EngineClosedError,
     RepeatedRequestError,
 )
+from credits_fast.web.faults import log_fault
 from credits_fast.web.headers import PREFIX, charge_headers
-from credits_fast.web.idempotency import FIELD, read_key, request_fingerprint, stored_key
-from credits_fast.web.problems import TYPES, is_our_fault, problem_response
+from credits_fast.web.idempotency import FIELD, Keys, read_key, request_fingerprint, stored_key
+from credits_fast.web.problems import TYPES, problem_response
 
 if TYPE_CHECKING:
     from credits_fast.amounts import Amount
@@ -58,9 +59,6 @@ __all__ = [
 ]
 
 _log: Final = logging.getLogger(__name__)
-
-Keys: TypeAlias = Literal["optional", "required"]
-"""Whether a request has to have an `Idempotency-Key`."""
 
 Repeats: TypeAlias = Literal["refuse", "serve"]
 """What becomes of a request that was charged before under its key: 409, or the handler once more."""
@@ -123,16 +121,7 @@ def install(
     async def answer(request: Request, error: Exception) -> Response:
         if not isinstance(error, CreditsError):  # the signature is Starlette's
             raise error
-        if is_our_fault(error):
-            _log.log(
-                logging.WARNING if error.transient else logging.ERROR,
-                "%s %s: %s: %s",
-                request.method,
-                request.url.path,
-                error.code,
-                error,
-                exc_info=None if error.transient else error,
-            )
+        log_fault(_log, request.method, request.url.path, error)
         response = problem_response(error, types=types)
         return Response(response.body, response.status, response.headers)
 

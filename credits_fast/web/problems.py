@@ -35,6 +35,7 @@ from credits_fast.errors import (
     RefundExceedsChargeError,
     RefusedError,
     RepeatedRequestError,
+    RequestInProgressError,
     TransactionNotFoundError,
     UnavailableError,
     UndefinedActionError,
@@ -147,6 +148,13 @@ _TABLE: Final[dict[type[CreditsError], _Row]] = {
         "The request was made before",
         "It was charged under this idempotency key before, and not again; its answer is not at hand.",
         ("transaction_id",),
+    ),
+    RequestInProgressError: _Row(
+        409,
+        "request-in-progress",
+        "The request is being served",
+        "The first request under this idempotency key has not come to its end.",
+        ("hold_id",),
     ),
     InvalidTierChangeError: _Row(
         409,

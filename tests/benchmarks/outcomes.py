@@ -12,6 +12,7 @@ from credits_fast.benchmarks.proof import Proof, Rows
 from credits_fast.benchmarks.readings import (
     ATOMIC,
     CEILING,
+    HOLD,
     NAIVE,
     OPEN_LOOP,
     PRODUCT,
@@ -33,6 +34,7 @@ SMALLEST = Plan(
     lone_calls=5,
     charges=250,
     baseline_charges=60,
+    held=40,
     ceiling_items=2_500,
     atomic_charges=40,
     hot_charges=20,
@@ -71,6 +73,7 @@ def readings() -> Readings:
         Contest(PRODUCT, "uniform", 64): (3_000, 8_000),
         Contest(NAIVE, "uniform", 256): (1_000, 2_000),
         Contest(PRODUCT, "uniform", 256): (6_000, 10_000),
+        Contest(HOLD, "uniform", 256): (3_000, 4_000),
         Contest(CEILING, "uniform", 1): (5_000, 5_000),
         Contest(CEILING, "uniform", 64): (12_000, 20_000),
         Contest(ATOMIC, "uniform", 16): (600, 500),
@@ -93,7 +96,7 @@ def readings() -> Readings:
 
 
 def proof(*problems: str) -> Proof:
-    books = Books(charges=5, keyed=4, credits=Decimal(5), replays=1, refusals=2)
+    books = Books(charges=5, reservations=3, keyed=4, credits=Decimal(5), replays=1, refusals=2)
     sheet = BalanceSheet(
         opening=Decimal(2 * OPENING),
         granted=Decimal(0),
@@ -106,7 +109,7 @@ def proof(*problems: str) -> Proof:
         audit_entries=7,
     )
     redis = RedisComparison(users=2, compared=2)
-    rows = Rows(distinct=5, succeeded=5, failed=2, remembered=4)
+    rows = Rows(distinct=5, succeeded=8, failed=2, remembered=4)
     return Proof([*problems], books, rows, sheet, redis, {NAIVE: 0})
 
 

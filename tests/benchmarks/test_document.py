@@ -19,7 +19,7 @@ DEMANDED = {
     *("ratio_vs_redis_py_64", "ratio_vs_redis_py_256"),
     *("ratio_vs_postgres_atomic", "ratio_vs_postgres_hot_user"),
     *("ratio_vs_server_ceiling_1", "ratio_vs_server_ceiling_64", "lone_call_overhead"),
-    *("sync_ratio_vs_copy_floor", "end_to_end_recorded_per_s"),
+    *("ratio_hold_vs_charge", "sync_ratio_vs_copy_floor", "end_to_end_recorded_per_s"),
     *("bytes_per_account", "bytes_per_idempotency_key", "bytes_per_journal_entry"),
     *("cpu_s_per_million", "p99_open_loop_over_lone_p50", "ratio_million_users"),
 }

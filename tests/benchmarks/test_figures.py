@@ -9,7 +9,15 @@ import pytest
 
 from credits_fast.benchmarks.figures import FIGURES, figures
 from credits_fast.benchmarks.loops import Answered
-from credits_fast.benchmarks.readings import CEILING, PRODUCT, Contest, Cpu, Reading, Readings
+from credits_fast.benchmarks.readings import (
+    CEILING,
+    HOLD,
+    PRODUCT,
+    Contest,
+    Cpu,
+    Reading,
+    Readings,
+)
 from tests.benchmarks.outcomes import readings
 
 EXPECTED = {
@@ -18,6 +26,7 @@ EXPECTED = {
     "ratio_vs_redis_py_1024": None,
     "ratio_vs_postgres_atomic": (10.0, 20.0),
     "ratio_vs_postgres_hot_user": (30.0, 25.0),
+    "ratio_hold_vs_charge": (0.5, 0.4),
     "ratio_vs_server_ceiling_1": (1.2, 2.0),
     "ratio_vs_server_ceiling_64": (0.5, 0.5),
     "lone_call_overhead": (1.1, 1.3),
@@ -64,6 +73,10 @@ def _without_sql(found: Readings) -> None:
     found.carried = blind
 
 
+def _without_holds(found: Readings) -> None:
+    del found.contests[Contest(HOLD, "uniform", 256)]
+
+
 def _without_ceiling(found: Readings) -> None:
     del found.contests[Contest(CEILING, "uniform", 1)]
 
@@ -72,6 +85,7 @@ def _without_ceiling(found: Readings) -> None:
     ("missing", "lose"),
     [
         ({"cpu_s_per_million.sql", "cpu_s_per_million.total"}, _without_sql),
+        ({"ratio_hold_vs_charge"}, _without_holds),
         ({"ratio_vs_server_ceiling_1"}, _without_ceiling),
     ],
 )
@@ -92,6 +106,8 @@ def test_what_was_not_measured_takes_only_what_needs_it(
         (False, "ratio_vs_redis_py_256", 3.9),
         (True, "lone_call_overhead", 1.15),
         (False, "lone_call_overhead", 1.2),
+        (True, "ratio_hold_vs_charge", 0.45),
+        (False, "ratio_hold_vs_charge", 0.44),
         (None, "drain_s", 9.0),
     ],
 )

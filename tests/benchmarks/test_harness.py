@@ -82,6 +82,11 @@ def test_the_smallest_run_has_every_figure_proves_its_sums_and_leaves_nothing(
     }
     assert {2} == {len(one["rounds"]) for one in made["spread"].values() if one}
     assert proof["charges_acknowledged"] == proof["charges_in_the_ledger"] > 0
+    assert proof["reservations_acknowledged"] > 0
+    assert (
+        proof["charges_in_the_ledger"] + proof["reservations_acknowledged"]
+        == proof["successes_audited"]
+    )
     assert proof["refusals_answered"] == proof["refusals_audited"] > 0
     assert proof["replays_answered"] > 0
     assert proof["keys_remembered"] == proof["keys_used"] < proof["charges_acknowledged"]

@@ -13,7 +13,7 @@ from credits_fast.benchmarks.product import Books
 from credits_fast.benchmarks.proof import judge
 from credits_fast.benchmarks.readings import NAIVE
 from credits_fast.errors import InsufficientCreditsError, RedisUnavailableError
-from credits_fast.types import ChargeResult
+from credits_fast.types import CaptureResult, ChargeResult
 from tests.benchmarks.outcomes import proof
 
 ONE = Decimal(1)
@@ -39,7 +39,8 @@ def test_a_run_in_which_all_agrees_has_no_problem() -> None:
     [
         ("the ledger has 4 rows for 5", {"sheet": {"transactions": 4}}),
         ("the ledger has 4 different ids", {"rows": {"distinct": 4}}),
-        ("the audit log has 6 successes", {"rows": {"succeeded": 6}}),
+        ("the audit log has 6 successes for 8", {"rows": {"succeeded": 6}}),
+        ("the audit log has 8 successes for 7", {"books": {"reservations": 2}}),
         ("the audit log has 1 failures for 2", {"rows": {"failed": 1}}),
         ("the ledger remembers 3 keys of 4", {"rows": {"remembered": 3}}),
         ("the ledger charged 6", {"sheet": {"charged": 6 * ONE}}),
@@ -72,6 +73,16 @@ def test_the_books_know_a_charge_from_a_replay_and_a_refusal() -> None:
     books.note([took], is_keyed=False)
 
     assert Books(charges=2, keyed=1, credits=2 * ONE, replays=1, refusals=1) == books
+
+
+def test_a_capture_is_a_charge_and_its_reservation_is_known_too() -> None:
+    books = Books()
+    took = CaptureResult("t", "h", 2 * ONE, 2 * ONE, 3 * ONE, ONE, 0 * ONE, finished=True)
+    books.note_captures([took, took])
+
+    assert Books(charges=2, reservations=2, keyed=2, credits=4 * ONE) == books
+    with pytest.raises(InsufficientCreditsError):
+        books.note_captures([InsufficientCreditsError("ada", ONE, ONE)])
 
 
 def test_a_call_that_failed_for_another_reason_ends_the_run() -> None:

@@ -1,14 +1,17 @@
-"""The examples are programs that run, twice on the same folder, and the web API answers a real client."""
+"""The examples are programs that run, twice on the same folder, and the web APIs answer a real client."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
@@ -95,11 +98,11 @@ async def drop(url: str, table: str) -> None:
     await database.dispose()
 
 
-@pytest.fixture
-def web_api(tmp_path: Path) -> Iterator[httpx.Client]:
-    """A client of the example, which runs as the program it is."""
-    example = (sys.executable, str(EXAMPLES / "fastapi_app.py"), str(tmp_path / "data"), "0")
-    program = subprocess.Popen(example, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+@contextmanager
+def served(name: str, folder: Path) -> Generator[httpx.Client, None, None]:
+    """A client of an example, which runs as the program it is."""
+    example = (sys.executable, str(EXAMPLES / name), str(folder / "data"), "0")
+    program = subprocess.Popen(example, cwd=folder, stderr=subprocess.PIPE, text=True)
     deadline = threading.Timer(
         _ENDS_WITHIN_S, program.kill
     )  # then reading ends, and the test fails
@@ -119,6 +122,52 @@ def web_api(tmp_path: Path) -> Iterator[httpx.Client]:
         program.wait()
         if program.stderr is not None:
             program.stderr.close()
+
+
+@pytest.fixture
+def web_api(tmp_path: Path) -> Iterator[httpx.Client]:
+    with served("fastapi_app.py", tmp_path) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[httpx.Client]:
+    with served("streaming_proxy.py", tmp_path) as client:
+        yield client
+
+
+def settled(proxy: httpx.Client) -> Decimal:
+    """What ada has when nothing is held any more; a server that never settles ends with its deadline."""
+    while True:
+        found = proxy.get("/account").json()
+        if not Decimal(found["reserved"]):
+            return Decimal(found["credits"])
+
+
+def test_the_streaming_proxy_charges_the_tokens_it_has_passed_on(proxy: httpx.Client) -> None:
+    def asked(max_tokens: int) -> dict[str, object]:
+        return {"prompt": "count to it", "max_tokens": max_tokens}
+
+    chat = "/v1/chat/completions"
+    whole = proxy.post(chat, json=asked(10))
+    after_whole = settled(proxy)
+    with proxy.stream("POST", chat, json=asked(2_000)) as response:
+        events = (line for line in response.iter_lines() if line.startswith("data: "))
+        first = json.loads(next(events).removeprefix("data: "))
+    left = settled(proxy)
+    refused = proxy.post(chat, json=asked(2_500))
+
+    assert (200, "data: [DONE]") == (whole.status_code, whole.text.strip().splitlines()[-1])
+    assert Decimal("49.77") == after_whole  # three tokens read, ten written
+    assert "1 " == first["choices"][0]["delta"]["content"]
+    assert (
+        Decimal(30) < left <= after_whole - Decimal("0.05")
+    )  # less than was held, and not nothing
+    assert (402, "application/problem+json", "50.030000") == (
+        refused.status_code,
+        refused.headers["Content-Type"],
+        refused.json()["required"],
+    )
 
 
 def test_the_web_api_charges_over_http_and_its_statement_shows_it_all(

@@ -14,6 +14,7 @@ from credits_fast import (
     CaptureExceedsHoldError,
     HoldExpiredError,
     HoldFinishedError,
+    IdempotencyKeyConflictError,
     InsufficientCreditsError,
     InvalidAmountError,
     InvalidArgumentError,
@@ -207,6 +208,24 @@ async def test_a_block_that_fails_leaves_the_hold_to_the_one_that_made_it(
         assert 20 == (await credits.get_user("ada")).reserved
 
     assert first.captured is not None
+    assert 80 == await credits.query_balance("ada")
+    await sqlite_kit.assert_balanced()
+
+
+async def test_the_fingerprint_is_part_of_what_a_key_stands_for(sqlite_kit: CreditsKit) -> None:
+    credits = sqlite_kit.engine
+    await credits.create_user("ada", credits=100)
+
+    async with credits.hold("ada", "image", idempotency_key="k", fingerprint="a") as hold:
+        again = await credits.reserve("ada", "image", idempotency_key="k", fingerprint="a")
+        assert (hold.id, True) == (again.hold_id, again.replayed)
+        for other in ("b", None):
+            with pytest.raises(IdempotencyKeyConflictError):
+                await credits.reserve("ada", "image", idempotency_key="k", fingerprint=other)
+            with pytest.raises(IdempotencyKeyConflictError):
+                async with credits.hold("ada", "image", idempotency_key="k", fingerprint=other):
+                    raise AssertionError("the block must not run")
+
     assert 80 == await credits.query_balance("ada")
     await sqlite_kit.assert_balanced()
 

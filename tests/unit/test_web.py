@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from credits_fast import ChargeResult, CreditsError, InvalidArgumentError, errors
+from credits_fast import ChargeResult, CreditsError, InvalidArgumentError, ReserveResult, errors
 from credits_fast.arguments import identifier
-from credits_fast.web.headers import charge_headers
+from credits_fast.web.headers import charge_headers, hold_headers
 from credits_fast.web.idempotency import (
     KEY_CHARACTERS_MAX,
     read_key,
@@ -19,6 +20,7 @@ from credits_fast.web.idempotency import (
     stored_key,
 )
 from credits_fast.web.problems import is_our_fault, problem_response, status_of
+from credits_fast.web.settling import End, is_charged
 from tests.contracts.test_public import error_classes
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,7 @@ STATUSES = {
     "TransactionNotFoundError": 404,
     "UserAlreadyExistsError": 409,
     "RepeatedRequestError": 409,
+    "RequestInProgressError": 409,
     "InvalidTierChangeError": 409,
     "RefundExceedsChargeError": 409,
     "BalanceLimitError": 409,
@@ -104,6 +107,7 @@ EXAMPLES: list[CreditsError] = [
     errors.BackPressureError(3, "memory"),
     errors.PartitionFencedError(3, "secret"),
     errors.OutcomeUnknownError("op", "secret-host hung up"),
+    errors.RequestInProgressError("k", "h-1"),
 ]
 
 
@@ -175,6 +179,47 @@ def test_a_repeated_charge_does_not_tell_an_old_balance() -> None:
 
     assert {"My-Charged": "1.500000", "My-Transaction": "t-1", "My-Replayed": "true"} == (
         charge_headers(charge, prefix="My-")
+    )
+
+
+def test_a_reservation_says_what_is_held_and_what_others_may_take() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    reservation = ReserveResult("h-1", ONE, at, Decimal(10), Decimal("2.500000"))
+
+    assert {
+        "My-Reservation": "h-1",
+        "My-Reserved": "1.500000",
+        "My-Remaining": "7.500000",
+    } == hold_headers(reservation, prefix="My-")
+
+
+# --- how a request ends -------------------------------------------------------------------------
+
+ENDS: list[tuple[End, int, bool, bool]] = [
+    # how, status: charged where the use was said, and where it was not
+    ("whole", 200, True, True),
+    ("whole", 304, True, True),
+    ("whole", 400, True, False),
+    ("whole", 499, True, False),
+    ("whole", 500, False, False),
+    ("cut_off", 0, True, False),
+    ("cut_off", 200, True, False),
+    ("cut_off", 503, False, False),
+    ("failed", 0, False, False),
+    ("failed", 200, False, False),
+]
+
+
+@pytest.mark.parametrize(("end", "status", "measured", "silent"), ENDS)
+def test_what_is_charged_follows_from_how_a_request_ends(
+    end: End,
+    status: int,
+    measured: bool,  # noqa: FBT001  # a column of the table
+    silent: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    assert (measured, silent) == (
+        is_charged(end, status, is_measured=True),
+        is_charged(end, status, is_measured=False),
     )
 
 
