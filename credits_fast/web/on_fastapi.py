@@ -34,8 +34,10 @@ from credits_fast.engine import CreditsEngine
 from credits_fast.errors import (
     CreditsError,
     EngineClosedError,
+    MisconfiguredError,
     RepeatedRequestError,
 )
+from credits_fast.hold import Hold
 from credits_fast.web.faults import log_fault
 from credits_fast.web.headers import PREFIX, charge_headers
 from credits_fast.web.idempotency import FIELD, Keys, read_key, request_fingerprint, stored_key
@@ -48,12 +50,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Charged",
     "Credits",
+    "Held",
     "Keys",
     "Meter",
     "Repeats",
     "charged",
     "credits_lifespan",
     "get_credits",
+    "get_hold",
     "install",
     "metered",
 ]
@@ -142,6 +146,23 @@ def get_credits(request: Request) -> CreditsEngine:
 
 Credits: TypeAlias = Annotated[CreditsEngine, Depends(get_credits)]
 """The annotation of a handler's parameter that is the application's engine."""
+
+
+def get_hold(request: Request) -> Hold:
+    """The request's hold, as a dependency; `on_asgi.HoldMiddleware` makes and settles it.
+
+    Raises:
+        MisconfiguredError: The middleware does not stand around the application, or does not meter this
+            request.
+    """
+    hold = request.scope.get("credits")
+    if not isinstance(hold, Hold):
+        raise MisconfiguredError(f"no hold for {request.url.path}: it needs HoldMiddleware")
+    return hold
+
+
+Held: TypeAlias = Annotated[Hold, Depends(get_hold)]
+"""The annotation of a handler's parameter that is the request's hold."""
 
 
 # --- a request ---------------------------------------------------------------------------------

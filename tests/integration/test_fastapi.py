@@ -33,9 +33,11 @@ from credits_fast import (
 )
 from credits_fast.lane import Endpoint
 from credits_fast.testing import CreditsKit
+from credits_fast.web.on_asgi import HoldFor, HoldMiddleware, Scope
 from credits_fast.web.on_fastapi import (
     Charged,
     Credits,
+    Held,
     Meter,
     charged,
     credits_lifespan,
@@ -425,6 +427,38 @@ async def test_types_and_headers_can_be_the_applications_own(sqlite_kit: Credits
 
     assert {} == credits_headers(charged_for)
     assert "https://example.com/problems/insufficient-credits" == refused.json()["type"]
+
+
+async def test_a_handler_says_what_its_hold_is_charged(
+    app: FastAPI, sqlite_kit: CreditsKit, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hold_for(scope: Scope) -> HoldFor | None:
+        return HoldFor("ada", "chat", amount=20) if scope["path"] == "/held" else None
+
+    async def held(hold: Held, body: Chat) -> str:
+        hold.used(variables=tokens_of(body))
+        return str(hold.amount)
+
+    app.add_middleware(
+        HoldMiddleware, credits=lambda scope: scope["app"].state.credits, hold_for=hold_for
+    )
+    app.post("/held")(held)
+    app.post("/not-held")(held)
+    async with client_of(app) as client:
+        served = await client.post("/held", json={"tokens": 1_000})
+        invalid = await client.post("/held", json={"tokens": "many"})
+        unmetered = await client.post("/not-held", json={"tokens": 1_000})
+
+    assert (422, 500) == (invalid.status_code, unmetered.status_code)
+    assert "needs HoldMiddleware" in caplog.text
+    assert (200, "20.000000", "30.000000") == (
+        served.status_code,
+        served.json(),
+        served.headers["X-Credits-Remaining"],
+    )
+    user = await sqlite_kit.engine.get_user("ada")
+    assert (39, 0) == (user.credits, user.reserved)
+    await sqlite_kit.assert_balanced()
 
 
 async def test_the_engine_is_open_as_long_as_the_application_runs(
