@@ -156,6 +156,7 @@ CHANGING = {
     "refund",
     "grant",
     "reserve",
+    "extend",
     "capture",
     "release",
     "upgrade_tier",
