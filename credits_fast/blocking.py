@@ -221,6 +221,7 @@ class BlockingCreditsEngine:
     grant = _blocking(CreditsEngine.grant)
     hold = _block(CreditsEngine.hold)
     reserve = _blocking(CreditsEngine.reserve)
+    extend = _blocking(CreditsEngine.extend)
     capture = _blocking(CreditsEngine.capture)
     release = _blocking(CreditsEngine.release)
     resolve = _blocking(CreditsEngine.resolve)

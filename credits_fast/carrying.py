@@ -25,6 +25,7 @@ from credits_fast.retry import repeat
 from credits_fast.types import (
     CaptureResult,
     ChargeResult,
+    ExtendResult,
     GrantResult,
     RefundResult,
     ReleaseResult,
@@ -55,11 +56,14 @@ _R = TypeVar(
     RefundResult,
     TierChangeResult,
     ReserveResult,
+    ExtendResult,
     CaptureResult,
     ReleaseResult,
 )
 
 _UNSETTLED: Final = (wire.COLD_CHARGE, wire.UNKNOWN_HOLD)
+_NEVER_WAITED: Final = ("extend", "release")
+"""Were one of these lost, the hold would be as it was before, and expire: nobody has to wait for it."""
 _REFUNDED_TTL_MS: Final = 86_400_000
 """How long Redis keeps what was refunded of a charge; after that the ledger is asked again."""
 
@@ -103,8 +107,7 @@ class Carrier:
         Raises:
             CreditsError: What was refused, or kept it from being decided.
         """
-        # Were a release lost, the hold would expire: nobody has to wait for it.
-        level = "memory" if pending.verb == "release" else self._levels.asked(acknowledge)
+        level = "memory" if pending.verb in _NEVER_WAITED else self._levels.asked(acknowledge)
         try:
             if level != "memory":
                 return await self._acknowledged(pending, level)
@@ -131,6 +134,9 @@ class Carrier:
         if in_time and (effect.is_remembered or (repeat_it and effect.transaction_id is None)):
             result = await self.carry_out(pending, None)
             return Resolution(operation.operation_id, _id_of(result), result)
+        if pending.verb == "extend" and effect.transaction_id is None and not in_time:
+            why = "the ledger has no row of an extension, and Redis has forgotten it"
+            raise OutcomeUnknownError(operation.operation_id, why, pending)
         return Resolution(operation.operation_id, effect.transaction_id, None)
 
     async def hold_state(self, operation: Operation, hold_id: str) -> str | None:
@@ -258,6 +264,6 @@ def _delta(result: Result) -> Decimal:
 
 def _id_of(result: Result) -> str:
     """What the ledger knows the effect by: the transaction; the hold, where it is none."""
-    if isinstance(result, ReserveResult | ReleaseResult):
+    if isinstance(result, ReserveResult | ExtendResult | ReleaseResult):
         return result.hold_id
     return result.transaction_id

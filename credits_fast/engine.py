@@ -49,6 +49,7 @@ from credits_fast.types import (
     CaptureResult,
     Charge,
     ChargeResult,
+    ExtendResult,
     GrantResult,
     HistoryPage,
     Level,
@@ -704,6 +705,51 @@ class CreditsEngine:
             acknowledge=acknowledge,
         )
         return made.result
+
+    async def extend(
+        self,
+        user_id: str,
+        hold_id: str,
+        *,
+        amount: Amount | None = None,
+        ttl_ms: int | None = None,
+        idempotency_key: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> ExtendResult:
+        """More credits for an open hold, more time, or both; at least one of them is asked for.
+
+        Args:
+            user_id: The user.
+            hold_id: The hold.
+            amount: The credits to hold besides what is held; 0 or more, None for no more.
+            ttl_ms: Milliseconds from now until the hold expires, None for when it does anyway. It never
+                expires earlier than before.
+            idempotency_key: Repeating the call with it gives the first result.
+            metadata: Kept with the audit entry.
+
+        Raises:
+            UserNotFoundError: Neither Redis nor the ledger knows the user.
+            HoldNotFoundError: The user has no such hold.
+            HoldFinishedError: It was captured or released before.
+            HoldExpiredError: Its time was over.
+            InsufficientCreditsError: The available credits do not cover the amount. The hold is as
+                before; `reserved` is what the user's other holds keep.
+            IdempotencyKeyConflictError: The key was used for something else.
+            InvalidArgumentError: An argument cannot be used.
+            OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
+
+        Example:
+            >>> hold = await credits.reserve("ada", "chat", amount=5)
+            >>> await credits.extend("ada", hold.hold_id, amount=2, ttl_ms=60_000)
+        """
+        return await self._holding.extend(
+            user_id,
+            hold_id,
+            amount=amount,
+            ttl_ms=ttl_ms,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+        )
 
     async def capture(
         self,

@@ -55,6 +55,7 @@ _KINDS: Final[dict[bytes, Kind]] = {
 }
 _HOLD_VERBS: Final[dict[bytes, HoldVerb]] = {
     b"reserve": "reserve",
+    b"extend": "extend",
     b"release": "release",
     b"expire": "expire",
 }
@@ -73,6 +74,7 @@ _FIELDS: Final = {
     b"tier": 17,
     b"capture": 23,
     b"reserve": 21,
+    b"extend": 18,
     b"release": 18,
     b"expire": 18,
     _REFUSED: 11,
@@ -210,13 +212,13 @@ class TransactionItem:
     hold: HoldFacts | None = None
 
 
-HoldVerb: TypeAlias = Literal["reserve", "release", "expire"]
+HoldVerb: TypeAlias = Literal["reserve", "extend", "release", "expire"]
 """What is done to a hold without changing the balance."""
 
 
 @dataclass(slots=True)
 class HoldItem:
-    """A hold that was made or given up: no change of the balance, and so without a sequence.
+    """A hold that was made, extended or given up: no change of the balance, and so without a sequence.
 
     Attributes:
         index: Its place in the entry, from 0.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from credits_fast.amounts import to_credits
 from credits_fast.pricing import Option, Quote
 from credits_fast.resp import bulk, bulks
-from credits_fast.types import CaptureResult, ReleaseResult, ReserveResult
+from credits_fast.types import CaptureResult, ExtendResult, ReleaseResult, ReserveResult
 from credits_fast.wire import from_ms, outcome, price_error
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ __all__ = [
     "OpenHold",
     "capture_call",
     "captured",
+    "extend_call",
+    "extended",
     "packed_holds",
     "release_call",
     "released",
@@ -111,6 +113,13 @@ def capture_call(
     )
 
 
+def extend_call(operation: Operation, hold_id: bytes, *, micros: int, hold_ms: int | None) -> Call:
+    """So many micro-credits more for a hold, and so much time from now; None for no more of it."""
+    own = bulks((hold_id, b"%d" % micros, b"" if hold_ms is None else b"%d" % hold_ms))
+    own_key = operation.partition.holds(operation.user)
+    return operation.call("extend", (3, own), own_key=own_key)
+
+
 def release_call(operation: Operation, hold_id: bytes) -> Call:
     """The release of what a hold keeps."""
     own_key = operation.partition.holds(operation.user)
@@ -159,6 +168,25 @@ def captured(reply: bytes, operation: Operation, hold_id: bytes, quote: Quote) -
         to_credits(int(after)),
         to_credits(int(left)),
         final == b"1",
+        replayed,
+    )
+
+
+def extended(reply: bytes, operation: Operation, hold_id: bytes) -> ExtendResult:
+    """The result of an extension.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    status, *fields = reply.split(b"\0")
+    _, replayed, (amount, kept, expires, balance, total) = outcome(status, fields, operation)
+    return ExtendResult(
+        hold_id.decode(),
+        to_credits(int(amount)),
+        to_credits(int(kept)),
+        from_ms(int(expires)),
+        to_credits(int(balance)),
+        to_credits(int(total)),
         replayed,
     )
 

@@ -1,4 +1,4 @@
-"""Reserve, capture, release: what the engine asks of the scripts about holds.
+"""Reserve, extend, capture, release: what the engine asks of the scripts about holds.
 
 A hold that is not open is looked for in the ledger, so that its caller is told what became of it.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from credits_fast.types import (
         AboveHold,
         CaptureResult,
+        ExtendResult,
         Level,
         Metadata,
         ReleaseResult,
@@ -165,6 +166,38 @@ class Holding:
             extra=quote.variables,
         )
         return await self._carrier.carry_out(pending, acknowledge)
+
+    async def extend(
+        self,
+        user_id: str,
+        hold_id: str,
+        *,
+        amount: Amount | None,
+        ttl_ms: int | None,
+        idempotency_key: str | None,
+        metadata: Metadata | None,
+    ) -> ExtendResult:
+        """More for a hold; raises as `CreditsEngine.extend`."""
+        hold = arguments.identifier("hold_id", hold_id)
+        if amount is None and ttl_ms is None:
+            raise InvalidArgumentError("amount", "or ttl_ms must be given, or both")
+        micros = 0 if amount is None else to_micros(amount)
+        hold_ms = None if ttl_ms is None else _checked_ttl(ttl_ms)
+        operation = self._operations.new(
+            "extend",
+            user_id,
+            "extend",
+            idempotency_key,
+            metadata,
+            hold_id,
+            str(micros),
+            "" if hold_ms is None else str(hold_ms),
+        )
+        call = hold_wire.extend_call(operation, hold, micros=micros, hold_ms=hold_ms)
+        pending = Pending(
+            "extend", operation, call, hold_wire.extended, (hold,), subject=str(micros)
+        )
+        return await self._carrier.carry_out(pending, None)
 
     async def release(
         self,

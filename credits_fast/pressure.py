@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 NEAR: Final = 100_000
 """Entries below its cap at which a journal is near it: more than a server decides between two looks."""
-_HELD_BACK: Final = frozenset(("charge", "grant", "reserve"))
+_HELD_BACK: Final = frozenset(("charge", "extend", "grant", "reserve"))
 """The verbs that are refused."""
 _NO_CAP: Final = b""
 _NO_ROOM: Final = b"0"

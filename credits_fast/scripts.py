@@ -24,6 +24,7 @@ SCRIPTS: Final = (
     "charge",
     "evict",
     "expire",
+    "extend",
     "grant",
     "load",
     "load_charge",

@@ -21,6 +21,7 @@ __all__ = [
     "CaptureResult",
     "Charge",
     "ChargeResult",
+    "ExtendResult",
     "GrantResult",
     "HistoryPage",
     "HoldState",
@@ -193,6 +194,35 @@ class ReserveResult(NamedTuple):
         return self.balance - self.reserved
 
 
+class ExtendResult(NamedTuple):
+    """More time, or more credits, for a hold.
+
+    Attributes:
+        hold_id: The hold.
+        amount: What was added, in credits.
+        kept: What the hold keeps now, in credits.
+        expires_at: When the hold ends by itself now.
+        balance: The balance, what is held included.
+        reserved: What all holds of the user keep, this one included.
+        replayed: Whether this is the first result of an earlier call with the same key.
+        acknowledged: Always `memory`: were an extension lost, the hold would be as it was before.
+    """
+
+    hold_id: str
+    amount: Decimal
+    kept: Decimal
+    expires_at: datetime
+    balance: Decimal
+    reserved: Decimal
+    replayed: bool = False
+    acknowledged: Level = "memory"
+
+    @property
+    def available(self) -> Decimal:
+        """What charges and other holds may take: the balance less what is reserved."""
+        return self.balance - self.reserved
+
+
 class CaptureResult(NamedTuple):
     """A charge of what a hold has kept.
 
@@ -275,6 +305,7 @@ Result: TypeAlias = (
     | RefundResult
     | TierChangeResult
     | ReserveResult
+    | ExtendResult
     | CaptureResult
     | ReleaseResult
 )
@@ -286,8 +317,8 @@ class Resolution(NamedTuple):
 
     Attributes:
         operation_id: The operation.
-        transaction_id: The transaction that is its effect, or the hold that was made or released; None
-            where it has had none so far.
+        transaction_id: The transaction that is its effect, or the hold that was made, extended or
+            released; None where it has had none so far.
         result: The result its call would have given; None where it could only be looked up.
     """
 
@@ -341,8 +372,8 @@ class AuditEntry:
 
     Attributes:
         user_id: Who it was about; the user need not exist.
-        action: The operation: `charge`, `refund`, `grant`, `reserve`, `capture`, `release`, `expire`,
-            `upgradeTier`, `downgradeTier`, `renewMembership`, `createUser` or `validateAccess`.
+        action: The operation: `charge`, `refund`, `grant`, `reserve`, `extend`, `capture`, `release`,
+            `expire`, `upgradeTier`, `downgradeTier`, `renewMembership`, `createUser` or `validateAccess`.
         status: `success` or `failed`.
         metadata: The facts, and the caller's metadata.
         error_code: The code of the refusal, None for a success.

@@ -1,9 +1,10 @@
 """Entries of a history the ledger does not have, on top of what the ledger has. Pure.
 
 A transaction is known by its id. What was done to a hold has none of its own: it is held against what
-the ledger knows of the hold. One the ledger lacks is made; one that is open there is captured, released
-or has expired; one that is finished stays as it is. Money counts more than holds: a capture whose hold
-is not open any more is a charge all the same.
+the ledger knows of the hold. One the ledger lacks is made; one that is open there is extended, captured,
+released or has expired; one that is finished stays as it is. What a hold was given in all, and when it
+ends, only ever grow, so an extension that the ledger has already is known by them. Money counts more than
+holds: a capture whose hold is not open any more is a charge all the same.
 """
 
 from __future__ import annotations
@@ -136,7 +137,22 @@ def _hold(item: HoldItem, entry_id: EntryId, known: Known) -> HoldItem | None:
     else:
         if there is None or there.state != "reserved":
             return None
+        if item.verb == "extend":
+            return _extended(item, there, account, known)
         facts = _moved(replace(there, state=item.hold.state), -there.reserved, account, known)
+    return replace(item, balance=account.balance, hold=facts)
+
+
+def _extended(
+    item: HoldItem, there: HoldFacts, account: KnownAccount, known: Known
+) -> HoldItem | None:
+    """What an extension adds to the hold, None where the ledger's has had as much, for as long."""
+    amount = max(there.amount, item.hold.amount)
+    expires_ms = max(there.expires_ms, item.hold.expires_ms)
+    if (amount, expires_ms) == (there.amount, there.expires_ms):
+        return None
+    moved = replace(there, amount=amount, expires_ms=expires_ms)
+    facts = _moved(moved, amount - there.amount, account, known)
     return replace(item, balance=account.balance, hold=facts)
 
 

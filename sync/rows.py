@@ -562,9 +562,9 @@ def _facts(item: TransactionItem) -> str:
 
 
 def _hold_facts(item: HoldItem) -> str:
-    """The numbers of a hold that was made or given up; reserved is what the user's holds keep."""
+    """The numbers of a hold that was made, extended or given up; reserved is what all holds keep."""
     hold = item.hold
-    amount = hold.amount if item.verb == "reserve" else -hold.change
+    amount = hold.amount if item.verb == "reserve" else abs(hold.change)
     return (
         f'"holdId":{quoted_text(hold.hold_id)},"amount":{json_number(amount)}'
         f',"expiresAt":{quoted_text(iso(from_ms(hold.expires_ms)))}'
@@ -583,6 +583,8 @@ def _told(item: TransactionItem | HoldItem) -> str:
         told = (-item.delta, item.balance_after, hold.price, hold.reserved, final)
     elif item.verb == "reserve":
         told = (hold.amount, hold.expires_ms, item.balance, hold.total)
+    elif item.verb == "extend":
+        told = (hold.change, hold.reserved, hold.expires_ms, item.balance, hold.total)
     else:
         told = (-hold.change, item.balance, hold.total)
     return f',"told":"{" ".join(map(str, told))}"'
@@ -658,6 +660,9 @@ def _failure_facts(item: RefusedItem, message: str) -> dict[str, Any]:
             facts |= {"targetTier": refusal.subject or None, "clearExpiration": item.extra == "1"}
         case "release":
             facts["operation"] = item.action
+        case "extend":
+            facts["operation"] = item.action
+            facts |= {"amount": _number(int(refusal.subject))} if refusal.subject else {}
         case "validateAccess":
             facts["targetAction"] = item.action
         case _:

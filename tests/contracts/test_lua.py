@@ -13,7 +13,7 @@ from credits_fast.scripts import SCRIPTS, source
 
 LUA = Path(__file__).parents[2] / "lua"
 
-BATCHED = ("capture", "charge", "grant", "refund", "release", "reserve", "set_tier")
+BATCHED = ("capture", "charge", "extend", "grant", "refund", "release", "reserve", "set_tier")
 """The verbs whose items `shared/batch.lua` reads."""
 EVERY_VERBS = ("fingerprint", "ttl_ms", "life_ms", "audited")
 """The terms that all verbs have; `terms_of` reads them."""

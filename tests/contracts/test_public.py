@@ -159,6 +159,7 @@ CHANGING = {
     "refund",
     "grant",
     "reserve",
+    "extend",
     "capture",
     "release",
     "upgrade_tier",

@@ -45,12 +45,14 @@ async def length(kit: CreditsKit) -> int:
 async def test_a_full_journal_refuses_until_it_is_drained(small: CreditsKit) -> None:
     credits = small.engine
     first = await credits.charge("ada", "image", idempotency_key="k")
-    for _ in range(CAP - 1):
+    hold = (await credits.reserve("ada", "image")).hold_id
+    for _ in range(CAP - 2):
         await credits.charge("ada", "image")
 
     for refused in (
         credits.charge("ada", "image"),
         credits.grant("ada", 5, "bonus"),
+        credits.extend("ada", hold, amount=1),
         credits.charge("ada", "image", amount=10_000),  # not even the refusal is journalled
     ):
         with pytest.raises(BackPressureError) as full:
@@ -63,7 +65,8 @@ async def test_a_full_journal_refuses_until_it_is_drained(small: CreditsKit) -> 
     assert (True, first.transaction_id) == (again.replayed, again.transaction_id)
     await credits.refund("ada", 20, "image", transaction_id=first.transaction_id)
     await credits.upgrade_tier("ada", "basic")
-    assert CAP + 2 == await length(small)
+    await credits.extend("ada", hold, ttl_ms=1_000)
+    assert CAP + 3 == await length(small)
 
     await small.sync()
     assert 80 == (await credits.charge("ada", "image")).balance_after

@@ -155,6 +155,75 @@ async def test_holds_made_and_finished_between_two_commits_are_recorded_as_they_
     await kit.assert_balanced()
 
 
+async def test_an_extended_hold_is_recorded_as_it_is_and_its_key_is_remembered(
+    kit: CreditsKit,
+) -> None:
+    credits = kit.engine
+    await credits.create_user("ada", credits=100)
+    made = await credits.reserve("ada", "image", ttl_ms=60_000)
+    await kit.sync()
+    more = await credits.extend(
+        "ada", made.hold_id, amount=Decimal("2.5"), ttl_ms=120_000, idempotency_key="e"
+    )
+    assert (Decimal("2.5"), Decimal("22.5"), Decimal("77.5"), False) == (
+        *(more.amount, more.kept, more.available, more.replayed),
+    )
+    assert made.expires_at < more.expires_at
+
+    (row,) = await hold_rows(kit)
+    assert ("reserved", Decimal("22.5"), Decimal("22.5"), more.expires_at) == (
+        *(row.state, row.amount, row.reserved, row.expires_at),
+    )
+    (audit,) = [one for one in await kit.audit("ada") if one.action == "extend"]
+    assert ("success", made.hold_id, 2.5, 22.5) == (
+        *(audit.status, audit.metadata["holdId"]),
+        *(audit.metadata["amount"], audit.metadata["reserved"]),
+    )
+    await kit.assert_balanced()
+    lane = await credits.lane()
+    await lane.execute(b"FLUSHALL")
+    await kit.worker.step()
+    again = await credits.extend(
+        "ada", made.hold_id, amount=Decimal("2.5"), ttl_ms=120_000, idempotency_key="e"
+    )
+    assert more._replace(replayed=True) == again
+    with pytest.raises(IdempotencyKeyConflictError):
+        await credits.extend("ada", made.hold_id, amount=3, idempotency_key="e")
+    assert Decimal("22.5") == (await credits.capture("ada", "image", made.hold_id)).cost
+    await kit.assert_balanced()
+
+
+async def test_an_extension_that_is_refused_leaves_the_hold_and_says_what_others_hold(
+    kit: CreditsKit,
+) -> None:
+    credits = kit.engine
+    await credits.create_user("ada", credits=50)
+    made = await credits.reserve("ada", "image")
+    other = await credits.reserve("ada", "image", amount=10)
+    for amount, is_held in ((21, True), (30, True), (31, False)):
+        with pytest.raises(InsufficientCreditsError) as refused:
+            await credits.extend("ada", made.hold_id, amount=amount)
+        assert (amount, 20, 10, is_held) == (
+            *(refused.value.required, refused.value.available, refused.value.reserved),
+            refused.value.is_held,
+        )
+    nonsense: tuple[dict[str, Any], ...] = ({}, {"ttl_ms": 0}, {"amount": 1, "ttl_ms": 0})
+    for wrong in nonsense:
+        with pytest.raises(InvalidArgumentError):
+            await credits.extend("ada", made.hold_id, **wrong)
+    assert 20 == (await credits.capture("ada", "image", made.hold_id)).cost
+    with pytest.raises(HoldFinishedError):
+        await credits.extend("ada", made.hold_id, ttl_ms=1)
+    with pytest.raises(HoldNotFoundError):
+        await credits.extend("ada", "no-such-hold", amount=1)
+    with pytest.raises(UserNotFoundError):
+        await credits.extend("nobody", other.hold_id, amount=1)
+    failed = [row for row in await kit.audit() if row.status == "failed"]
+    assert 3 == sum(row.error_code == "INSUFFICIENT_CREDITS" for row in failed)
+    assert {21, 30, 31, 1} == {row.metadata["amount"] for row in failed if "amount" in row.metadata}
+    await kit.assert_balanced()
+
+
 async def test_what_was_captured_is_refunded_like_any_charge(kit: CreditsKit) -> None:
     await kit.engine.create_user("ada", credits=100)
     made = await kit.engine.reserve("ada", "image")
@@ -383,6 +452,24 @@ async def test_a_cold_account_is_loaded_so_that_its_holds_can_expire(
     await kit.assert_balanced()
 
 
+async def test_an_extended_hold_ends_when_its_extension_says(
+    timed: tuple[CreditsKit, Clock],
+) -> None:
+    kit, clock = timed
+    await kit.engine.create_user("ada", credits=100)
+    made = await kit.engine.reserve("ada", "image")
+    clock.advance(seconds=590)
+    await kit.engine.extend("ada", made.hold_id, ttl_ms=60_000)
+    clock.advance(seconds=59)
+    assert ["reserved"] == await states(kit)
+    clock.advance(seconds=2)
+
+    with pytest.raises(HoldExpiredError):
+        await kit.engine.extend("ada", made.hold_id, ttl_ms=60_000)
+    assert ["expired"] == await states(kit)
+    await kit.assert_balanced()
+
+
 async def test_whoever_wants_the_credits_of_an_expired_hold_gets_them_without_a_worker(
     timed_sqlite: tuple[CreditsKit, Clock],
 ) -> None:
@@ -496,7 +583,10 @@ async def test_what_only_the_journal_knows_of_holds_is_adopted(kit: CreditsKit) 
     credits = kit.engine
     await credits.create_user("ada", credits=100)
     old = [await credits.reserve("ada", "image") for _ in range(3)]
+    await credits.extend("ada", old[2].hold_id, amount=1)
     await kit.sync()
+    await credits.extend("ada", old[2].hold_id, amount=2)
+    longer = await credits.extend("ada", old[2].hold_id, ttl_ms=3_600_000)
     await credits.capture("ada", "image", old[0].hold_id, amount=5, final=False)
     await credits.capture("ada", "image", old[0].hold_id, amount=6)
     await credits.release("ada", old[1].hold_id)
@@ -514,15 +604,16 @@ async def test_what_only_the_journal_knows_of_holds_is_adopted(kit: CreditsKit) 
 
     assert not kit.worker.set_aside
     user = await credits.get_user("ada")
-    assert (89, 27) == (user.credits, user.reserved)
+    assert (89, 30) == (user.credits, user.reserved)
     found = {row.id: (row.state, row.reserved, row.captured) for row in await hold_rows(kit)}
     assert {
         old[0].hold_id: ("captured", 0, 11),
         old[1].hold_id: ("released", 0, 0),
-        old[2].hold_id: ("reserved", 20, 0),
+        old[2].hold_id: ("reserved", 23, 0),
         new.hold_id: ("reserved", 7, 0),
         short.hold_id: ("released", 0, 0),
     } == found
+    assert longer.expires_at in {row.expires_at for row in await hold_rows(kit)}
     assert 82 == (await credits.capture("ada", "image", new.hold_id)).balance_after
     await kit.assert_balanced()
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import (
     ChargeResult,
+    ExtendResult,
     InsufficientCreditsError,
     InvalidArgumentError,
     OutcomeUnknownError,
@@ -190,3 +191,29 @@ async def test_a_caller_that_was_cancelled_after_it_was_sent_can_ask(
 async def test_an_error_about_nothing_cannot_be_resolved(sqlite_kit: CreditsKit) -> None:
     with pytest.raises(InvalidArgumentError, match="outcome is unknown"):
         await sqlite_kit.engine.resolve(RedisUnavailableError("away"))
+
+
+async def test_an_extension_is_settled_as_long_as_somebody_remembers_it_and_no_guess_is_made(
+    sqlite_kit: CreditsKit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credits = sqlite_kit.engine
+    await credits.create_user("ada", credits=100)
+    hold_id = (await credits.reserve("ada", "image")).hold_id
+    async with eaten_replies(sqlite_kit, tmp_path):
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await credits.extend("ada", hold_id, amount=5)
+    error = unknown.value
+
+    resolution = await credits.resolve(error)
+    assert isinstance(resolution.result, ExtendResult)
+    assert (True, 25) == (resolution.result.replayed, resolution.result.kept)
+    assert error.pending is not None
+    await (await credits.lane()).execute(b"UNLINK", error.pending.operation.record_key)
+    monkeypatch.setattr(outcomes, "may_be_repeated", lambda *_: False)
+    assert (error.operation_id, error.operation_id, None) == await credits.resolve(error)
+    await sqlite_kit.sync()
+    keys = credits.partitions.of(b"ada")
+    await (await credits.lane()).execute(b"XTRIM", keys.journal, b"MAXLEN", b"1")
+    with pytest.raises(OutcomeUnknownError, match="has forgotten it"):
+        await credits.resolve(error)
+    assert 25 == (await credits.get_user("ada")).reserved

@@ -1,4 +1,4 @@
-"""reserve.lua, capture.lua, release.lua, expire.lua: what is refused, in which order; what is held."""
+"""reserve, extend, capture, release, expire: what is refused, in which order; what is held."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from credits_fast.hold_wire import (
     WHOLE,
     OpenHold,
     capture_call,
+    extend_call,
     packed_holds,
     release_call,
     reserve_call,
@@ -58,6 +59,12 @@ def capture(
 
 def release(bench: Bench, operation_id: str = "o1", *, hold_id: str = "h1") -> Call:
     return release_call(bench.operation(operation_id), hold_id.encode())
+
+
+def extend(
+    bench: Bench, more: int = 0, operation_id: str = "e1", *, hold_ms: int | None = None
+) -> Call:
+    return extend_call(bench.operation(operation_id), b"h1", micros=more, hold_ms=hold_ms)
 
 
 async def expire(bench: Bench, *users: str, most: int = 100, now_us: int = LATER_US) -> list[str]:
@@ -161,13 +168,18 @@ async def test_items_of_a_call_see_what_earlier_ones_hold_capture_and_release(
     assert "r" not in await bench.fields()
 
 
-@pytest.mark.parametrize("verb", ["reserve", "capture", "release"])
+@pytest.mark.parametrize("verb", ["reserve", "extend", "capture", "release"])
 async def test_a_repeated_operation_gets_the_first_reply(bench: Bench, verb: str) -> None:
     await bench.account(b=10)
     (first,) = await bench.run(reserve(bench, 4))
     call, name = reserve(bench, 4), "h1"
     if verb != "reserve":
-        call, name = (capture(bench), "t1") if verb == "capture" else (release(bench), "o1")
+        calls = {
+            "extend": (extend(bench, 2), "e1"),
+            "capture": (capture(bench), "t1"),
+            "release": (release(bench), "o1"),
+        }
+        call, name = calls[verb]
         (first,) = await bench.run(call)
     before = await bench.fields(), await open_holds(bench), len(await bench.journal())
 
@@ -281,6 +293,70 @@ async def test_refusals_of_a_release_come_in_their_order(bench: Bench) -> None:
     assert ["ok 4 10 0"] == await bench.run(release(bench))
 
 
+async def test_an_extension_keeps_more_for_longer_and_leaves_the_balance(bench: Bench) -> None:
+    await bench.account(b=100, s=7)
+    await bench.run(reserve(bench, 30), reserve(bench, 5, "h2"))
+    later, longer = NOW_US + 1_000, NOW_MS + 1 + 2 * TTL_MS
+
+    replies = await bench.run(extend(bench, 4, hold_ms=2 * TTL_MS), now_us=later)
+    assert [f"ok 4 34 {longer} 100 39"] == replies
+    (item,) = (await bench.journal())[-1].items
+    assert isinstance(item, HoldItem)
+    hold = HoldFacts("h1", "reserved", 34, 34, 0, longer, 4, 39)
+    assert ("extend", "e1", 100, hold) == (*(item.verb, item.operation_id, item.balance), item.hold)
+    assert f"39/{ENDS}" == (await bench.fields())["r"]
+    found = (await open_holds(bench))["h1"]
+    assert OpenHold("h1", 34, 34, 0, longer, audited=True, tier="") == found
+    assert ["expired 1"] == await expire(bench)
+    assert ["ok 34 66 34 0 1"] == await bench.run(capture(bench), now_us=LATER_US)
+
+
+async def test_an_extension_never_shortens_a_hold_and_may_ask_for_one_thing_alone(
+    bench: Bench,
+) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+
+    replies = await bench.run(
+        extend(bench, 0, "e1", hold_ms=1),
+        extend(bench, 2, "e2"),
+        extend(bench, 0, "e3", hold_ms=TTL_MS + 5),
+    )
+    assert [f"ok 0 4 {ENDS} 10 4", f"ok 2 6 {ENDS} 10 6", f"ok 0 6 {ENDS + 5} 10 6"] == replies
+
+
+async def test_a_hold_that_kept_nothing_more_can_expire_once_it_keeps_something_again(
+    bench: Bench,
+) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+    await bench.run(capture(bench, 4, final=False))
+    assert "r" not in await bench.fields()
+
+    assert [f"ok 3 3 {ENDS} 6 3"] == await bench.run(extend(bench, 3))
+    assert f"3/{ENDS}" == (await bench.fields())["r"]
+    charge = charge_call(bench.operation("t2"), priced(6))
+    assert ["overdue"] == await bench.run(charge, now_us=LATER_US)
+
+
+async def test_refusals_of_an_extension_come_in_their_order(bench: Bench) -> None:
+    record = bench.operation("e1").record_key
+    await bench.lane.execute(b"SET", record, b"other\0t0\0%d\0" % (NOW_MS + 1))
+
+    assert ["idempotency_key_conflict t0"] == await bench.run(extend(bench, 5))
+    await bench.lane.execute(b"DEL", record)
+    assert ["cold"] == await bench.run(extend(bench, 5))
+    await bench.account(b=10)
+    assert ["unknown_hold"] == await bench.run(extend(bench, 5))
+    await bench.run(reserve(bench, 4), reserve(bench, 2, "h2"))
+    assert ["hold_expired h1"] == await bench.run(extend(bench, 5), now_us=LATER_US)
+    await bench.account(b=10, r=f"6/{NOW_MS - 1}")
+    assert ["overdue"] == await bench.run(extend(bench, 5))
+    await bench.account(b=10, r=f"6/{ENDS}")
+    assert ["insufficient_credits 5 4 2"] == await bench.run(extend(bench, 5))
+    assert [f"ok 4 8 {ENDS} 10 10"] == await bench.run(extend(bench, 4))
+
+
 async def test_a_capture_is_priced_for_the_tier_the_hold_was_made_for(bench: Bench) -> None:
     await bench.account(b=100, t="pro")
     await bench.run(reserve(bench, TIERS))
@@ -366,6 +442,7 @@ async def test_an_account_that_does_not_fit_its_holds_stops_its_own_items(bench:
     replies = await bench.run(capture(bench), capture(bench, transaction_id="t2"))
     assert {"failed MALFORMED"} == {reply[:16] for reply in replies}
     assert (await bench.run(release(bench)))[0].startswith("failed MALFORMED")
+    assert (await bench.run(extend(bench, 1)))[0].startswith("failed MALFORMED")
     assert (await expire(bench))[0].startswith("failed MALFORMED")
     assert 1 == len(await bench.journal())
 
@@ -438,6 +515,7 @@ async def test_a_journal_that_takes_no_entry_leaves_the_holds_as_they_were(bench
 
     assert (await bench.run(capture(bench)))[0].startswith("failed")
     assert (await bench.run(reserve(bench, 1, "h2")))[0].startswith("failed")
+    assert (await bench.run(extend(bench, 1)))[0].startswith("failed")
     assert (await expire(bench))[0].startswith("failed")
-    assert ["h1"] == [*await open_holds(bench)]
+    assert {"h1": 4} == {name: one.reserved for name, one in (await open_holds(bench)).items()}
     assert f"4/{ENDS}" == (await bench.fields())["r"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from credits_fast.hold_wire import WHOLE, capture_call, release_call, reserve_call
+from credits_fast.hold_wire import WHOLE, capture_call, extend_call, release_call, reserve_call
 from credits_fast.wire import Call, charge_call, grant_call, refund_call
 from tests.scripts.conftest import NOW_US, Bench, priced
 
@@ -91,6 +91,12 @@ def releases(bench: Bench) -> list[Call]:
     ]
 
 
+def extensions(bench: Bench) -> list[Call]:
+    return [
+        extend_call(bench.operation(f"e{n}"), b"h-ada", micros=5, hold_ms=90_000) for n in range(2)
+    ]
+
+
 WRITES = {
     charges: ("mset", "set"),
     grants: ("mset", "set"),
@@ -98,6 +104,7 @@ WRITES = {
     reservations: ("mset", "set", "hset"),
     captures: ("mset", "set", "hset", "hdel"),
     releases: ("mset", "set", "hdel"),
+    extensions: ("mset", "set", "hset"),
 }
 """What each writes with, besides the journal's entry."""
 CASES = [(verb, command) for verb, commands in WRITES.items() for command in commands]
