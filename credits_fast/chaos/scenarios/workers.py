@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["WORKER_KILL", "ZOMBIE_WORKER"]
 
 _BEGIN: Final = b"BEGIN"
-_REJECTED: Final = "belongs to another worker now"
+_REJECTED: Final = "was taken from this worker"
 
 
 async def _worker_kill(arena: Arena) -> None:
