@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final, Self
 
 from credits_fast import arguments
 from credits_fast.amounts import to_micros
-from credits_fast.errors import CreditsError, InvalidArgumentError
+from credits_fast.errors import CreditsError, HoldSharedError, InvalidArgumentError
+from credits_fast.streaming import Stream
+from credits_fast.to_the_end import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from datetime import datetime
-    from decimal import Decimal
     from types import TracebackType
 
     from credits_fast.amounts import Amount
@@ -29,14 +30,13 @@ __all__ = ["Hold"]
 
 _log: Final = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 
 class Hold:
     """What `CreditsEngine.hold` gives; entered once.
 
     Attributes:
-        captured: The charge, from the end of the block on; None before, and where it was given back.
+        captured: The charge, from the end of the block on, the last one where it was consumed in parts;
+            None before, and where it was given back.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class Hold:
         self._acknowledge: Level | None = acknowledge
         self._reserved: Reserved | None = None
         self._used: tuple[Amount | None, Variables | None] = (None, None)
+        self._made_ms = 0.0
+        self._stream: Stream | None = None
         self.captured: CaptureResult | None = None
 
     @property
@@ -79,7 +81,7 @@ class Hold:
 
     @property
     def expires_at(self) -> datetime:
-        """When the hold ends by itself."""
+        """When the hold ends by itself, as it was made; consuming extends it."""
         return self._made.result.expires_at
 
     @property
@@ -105,11 +107,63 @@ class Hold:
             to_micros(amount)
         if variables is not None:
             arguments.check_variables(variables)
+        if self._stream is not None:
+            raise InvalidArgumentError("hold", "is consumed, and charged for that")
         self._used = (amount, variables)
+
+    @property
+    def consumed(self) -> Decimal:
+        """What was consumed so far, in credits; 0 where nothing was."""
+        return Decimal(0) if self._stream is None else self._stream.consumed
+
+    async def consume(
+        self, *, amount: Amount | None = None, variables: Variables | None = None
+    ) -> None:
+        """Count a piece of a stream, before it is handed on; the block is charged what is counted.
+
+        Most pieces are only counted, here. Where `holds.settle_share` of the hold is consumed and not
+        charged yet, that much is charged; where the hold keeps too little, or half of its time is over,
+        it is extended. However the block ends, what is counted is charged, and the rest released.
+
+        A piece whose call was refused is not counted. One whose call was cancelled, or failed because a
+        server was away, may be: `consumed` says what is.
+
+        Args:
+            amount: The price of the piece in credits, 0 or more.
+            variables: What it adds to the variables of the action's price formula: numbers from 0. The
+                price is the one of their sums; those of the estimate begin at 0.
+
+        Raises:
+            InsufficientCreditsError: The available credits do not cover the piece: stop here.
+            HoldExpiredError: The pause since the piece before was longer than the hold lasts.
+            HoldFinishedError: Somebody else has finished the hold.
+            HoldSharedError: Another block with the same key has made the hold.
+            MissingVariableError: The price formula needs a variable that was neither told nor estimated.
+            FormulaEvaluationError: The price formula has no finite value.
+            UndefinedActionError: The action has no price.
+            InvalidArgumentError: Not exactly one is given, it cannot be used, it is of another kind than
+                before, `used` was called, or the block is over.
+            OutcomeUnknownError: The reply to a charge was lost; the next one, or the end, settles it.
+
+        Example:
+            >>> async with credits.hold("ada", "chat", estimate={"input": 900, "output": 0}) as hold:
+            ...     await hold.consume(variables={"input": 900})
+            ...     async for piece in model(prompt):
+            ...         await hold.consume(variables={"output": piece.tokens})
+            ...         yield piece.text
+        """
+        if (amount is None) == (variables is None):
+            raise InvalidArgumentError("amount", "or variables must be given, and not both")
+        if self._used != (None, None):
+            raise InvalidArgumentError("hold", "was told what is used, and is charged for that")
+        if self._stream is None:
+            self._stream = self._new_stream()
+        await self._stream.consume(amount, variables)
 
     async def __aenter__(self) -> Self:
         if self._reserved is not None:
             raise InvalidArgumentError("hold", "is entered once")
+        self._made_ms = self._holding.now_ms()
         work = self._holding.reserve(
             self._user_id,
             self._action,
@@ -120,9 +174,9 @@ class Hold:
             metadata=self._metadata,
             acknowledge=self._acknowledge,
         )
-        self._reserved, was_cancelled = await _to_the_end(work)
+        self._reserved, was_cancelled = await to_the_end(work)
         if was_cancelled:
-            await _to_the_end(self._give_up())
+            await to_the_end(self._give_up())
             raise asyncio.CancelledError
         if self.replayed:
             await self._holding.check_open(self._user_id, self.id)
@@ -134,8 +188,11 @@ class Hold:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        work = self._capture() if error is None else self._give_up()
-        _, was_cancelled = await _to_the_end(work)
+        if self._stream is not None:
+            work = self._finish(self._stream, error)
+        else:
+            work = self._capture() if error is None else self._give_up()
+        _, was_cancelled = await to_the_end(work)
         if was_cancelled:
             raise asyncio.CancelledError
 
@@ -160,6 +217,39 @@ class Hold:
             acknowledge=self._acknowledge,
         )
 
+    def _new_stream(self) -> Stream:
+        made = self._made
+        if self.replayed:
+            raise HoldSharedError(self._user_id, self.id)
+        return Stream(
+            self._holding,
+            self._user_id,
+            self._action,
+            self.id,
+            amount=made.result.amount,
+            estimate=self._estimate,
+            ttl_ms=self._ttl_ms,
+            made_ms=self._made_ms,
+            above=self._above,
+            metadata=self._metadata,
+            acknowledge=self._acknowledge,
+        )
+
+    async def _finish(self, stream: Stream, led_here: BaseException | None) -> None:
+        """Charge what was consumed; what led here is more important than a charge that fails."""
+        try:
+            self.captured = await stream.finish()
+        except CreditsError as error:
+            if led_here is None:
+                raise
+            _log.warning(
+                "what is consumed of hold %s of user %r was not charged to its end: %s",
+                *(self.id, self._user_id, error),
+            )
+            return
+        if self.captured is None:
+            await self._give_up()
+
     async def _give_up(self) -> None:
         """Release the hold; another call's hold is left to that call.
 
@@ -171,21 +261,3 @@ class Hold:
             await self._holding.release(self._user_id, self.id, None, None)
         except CreditsError as error:
             _log.warning("hold %s of user %r was not released: %s", self.id, self._user_id, error)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
-    """The result, and whether the caller was cancelled meanwhile; it is for it to say so then.
-
-    Raises:
-        asyncio.CancelledError: The caller was cancelled, and the work failed.
-    """
-    task = asyncio.ensure_future(work)
-    was_cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            was_cancelled = True
-    if was_cancelled and not task.cancelled() and (error := task.exception()) is not None:
-        raise asyncio.CancelledError from error
-    return task.result(), was_cancelled
