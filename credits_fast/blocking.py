@@ -28,14 +28,18 @@ from credits_fast.engine import CreditsEngine
 from credits_fast.errors import EngineClosedError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
     from pathlib import Path
     from types import TracebackType
 
+    from credits_fast.amounts import Amount
     from credits_fast.config import CreditsConfig
     from credits_fast.engine import Configuration
     from credits_fast.hold import Hold
+    from credits_fast.types import CaptureResult, Variables
 
-__all__ = ["BlockingCreditsEngine"]
+__all__ = ["BlockingCreditsEngine", "BlockingHold"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -192,18 +196,18 @@ class BlockingCreditsEngine:
     @staticmethod
     def _block(
         method: Callable[Concatenate[CreditsEngine, _P], Hold],
-    ) -> Callable[Concatenate[BlockingCreditsEngine, _P], AbstractContextManager[Hold]]:
+    ) -> Callable[Concatenate[BlockingCreditsEngine, _P], AbstractContextManager[BlockingHold]]:
         """The engine's block, for `with` instead of `async with`."""
 
         @wraps(method)
         @contextmanager
         def block(
             self: BlockingCreditsEngine, /, *args: _P.args, **kwargs: _P.kwargs
-        ) -> Generator[Hold, None, None]:
+        ) -> Generator[BlockingHold, None, None]:
             hold = method(self._opened().engine, *args, **kwargs)
             self._wait(lambda _: hold.__aenter__())
             try:
-                yield hold
+                yield BlockingHold(hold, self._wait)
             except BaseException:
                 raised = sys.exc_info()
                 self._wait(lambda _: hold.__aexit__(*raised))
@@ -249,6 +253,71 @@ class BlockingCreditsEngine:
 
     def _wait(self, work: Callable[[CreditsEngine], Coroutine[Any, Any, _R]]) -> _R:
         return self._opened().wait(work)
+
+
+class BlockingHold:
+    """What `BlockingCreditsEngine.hold` gives: the engine's `Hold`, for code that does not await.
+
+    Args:
+        hold: The engine's.
+        wait: Waits for work on the event loop.
+    """
+
+    def __init__(
+        self,
+        hold: Hold,
+        wait: Callable[[Callable[[CreditsEngine], Coroutine[Any, Any, None]]], None],
+    ) -> None:
+        self._hold = hold
+        self._wait = wait
+
+    @property
+    def id(self) -> str:
+        """The hold's id."""
+        return self._hold.id
+
+    @property
+    def amount(self) -> Decimal:
+        """What was reserved, in credits."""
+        return self._hold.amount
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the hold ended by itself, were it not extended."""
+        return self._hold.expires_at
+
+    @property
+    def replayed(self) -> bool:
+        """Whether another call made the hold, under the same key."""
+        return self._hold.replayed
+
+    @property
+    def consumed(self) -> Decimal:
+        """What was consumed so far, in credits; 0 where nothing was."""
+        return self._hold.consumed
+
+    @property
+    def captured(self) -> CaptureResult | None:
+        """The charge, from the end of the block on; see `Hold`."""
+        return self._hold.captured
+
+    def used(self, *, amount: Amount | None = None, variables: Variables | None = None) -> None:
+        """Say what is to be charged at the end of the block; see `Hold.used`.
+
+        Args:
+            amount: The price in credits, 0 or more.
+            variables: Values for the variables of the action's price formula.
+        """
+        self._hold.used(amount=amount, variables=variables)
+
+    def consume(self, *, amount: Amount | None = None, variables: Variables | None = None) -> None:
+        """Count a piece of a stream, before it is handed on; see `Hold.consume`.
+
+        Args:
+            amount: The price of the piece in credits, 0 or more.
+            variables: What it adds to the variables of the action's price formula.
+        """
+        self._wait(lambda _: self._hold.consume(amount=amount, variables=variables))
 
 
 async def _migrated(engine: CreditsEngine) -> str:

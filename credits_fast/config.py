@@ -321,11 +321,14 @@ class HoldsConfig(_Section):
         above: What becomes of a capture above what is held: `debt` charges all of it, below zero where
             it must; `cap` charges what is held; `refuse` nothing.
         open_max: How many holds a user may have open at once.
+        settle_share: Which share of a hold may be consumed, in a block that consumes, before that much is
+            charged: a program that dies loses less than this.
     """
 
     ttl: Annotated[_Number, Field(ge=Decimal("0.001"), le=_TTL_SECONDS_MAX)] = Decimal(600)
     above: Literal["debt", "cap", "refuse"] = "debt"
     open_max: Annotated[_Count, Field(ge=1, le=10_000)] = 1_000
+    settle_share: Annotated[_Number, Field(gt=0, le=1)] = Decimal("0.25")
 
     @property
     def ttl_ms(self) -> int:

@@ -186,6 +186,7 @@ class CreditsEngine:
             courier=self._courier,
             carrier=self._carrier,
             router=self.router,
+            clock=clock,
         )
         intents = Intents(database)
         settling = Settling(
@@ -605,7 +606,8 @@ class CreditsEngine:
         """Credits held during a block: charged at its end, given back where it raises.
 
         Entering it reserves, as `reserve` does. At the end what `Hold.used` has said is charged, else
-        what was reserved. An exception, a cancellation included, releases the hold and goes on. Neither
+        what was reserved. A block that consumes (`Hold.consume`) is charged what it has consumed, however
+        it ends. Else an exception, a cancellation included, releases the hold and goes on. Neither
         can be interrupted half-way. Where the program dies, the hold expires.
 
         Args:

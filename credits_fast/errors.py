@@ -29,6 +29,7 @@ The tree, kept true by a contract test:
     │   ├── HoldFinishedError             HOLD_FINISHED
     │   │   └── HoldExpiredError          HOLD_EXPIRED
     │   ├── CaptureExceedsHoldError       CAPTURE_EXCEEDS_HOLD
+    │   ├── HoldSharedError               HOLD_SHARED
     │   ├── HoldLimitError                HOLD_LIMIT
     │   ├── BalanceLimitError             BALANCE_LIMIT
     │   ├── TransactionNotFoundError      TRANSACTION_NOT_FOUND
@@ -73,6 +74,7 @@ __all__ = [
     "HoldFinishedError",
     "HoldLimitError",
     "HoldNotFoundError",
+    "HoldSharedError",
     "IdempotencyKeyConflictError",
     "IncompatibleFormatError",
     "InsufficientCreditsError",
@@ -520,6 +522,24 @@ class CaptureExceedsHoldError(RefusedError):
         super().__init__(
             f"hold {hold_id!r} of user {user_id!r} keeps {plain(reserved)} credits, "
             f"{plain(required)} are required",
+        )
+
+
+class HoldSharedError(RefusedError):
+    """The hold is another block's, under the same key: only the block that made it may consume it.
+
+    Attributes:
+        hold_id: The hold.
+    """
+
+    code = "HOLD_SHARED"
+
+    def __init__(self, user_id: str, hold_id: str) -> None:
+        self.user_id = user_id
+        self.hold_id = hold_id
+        super().__init__(
+            f"hold {hold_id!r} of user {user_id!r} was made by another block with the same key, "
+            "which alone may consume it",
         )
 
 

@@ -5,11 +5,12 @@ A hold that is not open is looked for in the ledger, so that its caller is told 
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast import arguments, hold_wire
 from credits_fast.amounts import to_micros
-from credits_fast.errors import HoldExpiredError, InvalidArgumentError
+from credits_fast.errors import CreditsError, HoldExpiredError, InvalidArgumentError
 from credits_fast.finished_holds import finished_hold
 from credits_fast.hold_wire import OpenHold
 from credits_fast.operations import canonical
@@ -18,12 +19,15 @@ from credits_fast.refusals import error_for
 from credits_fast.retry import repeat
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
     from credits_fast.amounts import Amount
     from credits_fast.carrying import Carrier
     from credits_fast.config import CreditsConfig
     from credits_fast.courier import Courier
     from credits_fast.operations import Operations
-    from credits_fast.pricing import PriceList
+    from credits_fast.pricing import Priced, PriceList, Quote
     from credits_fast.routing import Router
     from credits_fast.types import (
         AboveHold,
@@ -33,8 +37,10 @@ if TYPE_CHECKING:
         Metadata,
         ReleaseResult,
         ReserveResult,
+        Resolution,
         Variables,
     )
+    from credits_fast.wire import Operation
 
 __all__ = ["Holding", "Reserved"]
 
@@ -59,6 +65,7 @@ class Holding:
         courier: Looks at accounts.
         carrier: Carries operations out.
         router: Which lane leads to a partition.
+        clock: The time, None for this machine's own; for tests.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class Holding:
         courier: Courier,
         carrier: Carrier,
         router: Router,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._config = config
         self._operations = operations
@@ -77,6 +85,15 @@ class Holding:
         self._courier = courier
         self._carrier = carrier
         self._router = router
+        self._clock = clock
+        self.ttl_ms = config.holds.ttl_ms
+        self.settle_share = config.holds.settle_share
+
+    def now_ms(self) -> float:
+        """Milliseconds since whenever: for spans of time, never to be told anybody else."""
+        return (
+            time.monotonic() * 1_000 if self._clock is None else self._clock().timestamp() * 1_000
+        )
 
     async def reserve(
         self,
@@ -156,16 +173,34 @@ class Holding:
         quote = hold_wire.WHOLE
         if amount is not None or variables is not None:
             quote = self._prices.quote_for(action, amount, variables, of_anyone=True)
-        call = hold_wire.capture_call(operation, hold, quote, final=final, above=policy)
-        pending = Pending(
-            "capture",
-            operation,
-            call,
-            hold_wire.captured,
-            (hold, quote),
-            extra=quote.variables,
-        )
+        pending = _capture(operation, hold, quote, final=final, above=policy)
         return await self._carrier.carry_out(pending, acknowledge)
+
+    async def settle(
+        self,
+        user_id: str,
+        action: str,
+        hold_id: str,
+        quote: Quote,
+        *,
+        metadata: Metadata | None,
+        final: bool,
+        above: AboveHold | None,
+        acknowledge: Level | None,
+    ) -> CaptureResult:
+        """A charge of what a hold keeps at a price that is known; raises as `CreditsEngine.capture`."""
+        policy = self._config.holds.above if above is None else above
+        operation = self._operations.new("capture", user_id, action, None, metadata)
+        pending = _capture(operation, hold_id.encode(), quote, final=final, above=policy)
+        return await self._carrier.carry_out(pending, acknowledge)
+
+    async def resolve(self, error: CreditsError) -> Resolution:
+        """What became of an operation whose outcome was unknown; see `CreditsEngine.resolve`."""
+        return await self._carrier.resolve(error, repeat_it=True)
+
+    def price(self, action: str, tier: str | None, variables: Variables) -> Priced:
+        """What an action costs a tier; raises as `CreditsEngine.charge` where it has no price."""
+        return self._prices.price(action, tier, variables)
 
     async def extend(
         self,
@@ -223,6 +258,17 @@ class Holding:
             HoldFinishedError: It was captured or released, or has expired.
             UnavailableError: A server cannot be reached.
         """
+        hold, now_ms = await self._open_hold(user_id, hold_id)
+        if now_ms > hold.expires_ms:
+            raise HoldExpiredError(user_id, hold_id)
+
+    async def tier_of(self, user_id: str, hold_id: str) -> str:
+        """The tier whose price an open hold was made for, "" for none; raises as `check_open`."""
+        hold, _ = await self._open_hold(user_id, hold_id)
+        return hold.tier
+
+    async def _open_hold(self, user_id: str, hold_id: str) -> tuple[OpenHold, int]:
+        """The hold as it is now, and what now is, in milliseconds."""
         operation = self._operations.new("reserve", user_id, "check", None, None)
         partition, hold = operation.partition, hold_id.encode()
         _, now_ms = await self._courier.account(partition, operation.user)
@@ -233,8 +279,15 @@ class Holding:
         if found is None:
             state = await self._carrier.hold_state(operation, hold_id)
             raise error_for(finished_hold(operation, hold_id, state))
-        if now_ms > OpenHold.parse(hold, found).expires_ms:
-            raise HoldExpiredError(user_id, hold_id)
+        return OpenHold.parse(hold, found), now_ms
+
+
+def _capture(
+    operation: Operation, hold: bytes, quote: Quote, *, final: bool, above: AboveHold
+) -> Pending[CaptureResult]:
+    call = hold_wire.capture_call(operation, hold, quote, final=final, above=above)
+    facts = (hold, quote)
+    return Pending("capture", operation, call, hold_wire.captured, facts, extra=quote.variables)
 
 
 def _checked_ttl(ttl_ms: int) -> int:

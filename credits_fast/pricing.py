@@ -19,7 +19,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from credits_fast import arguments, formula
-from credits_fast.amounts import to_micros
+from credits_fast.amounts import to_credits, to_micros
 from credits_fast.config import DEFAULT_PRICE
 from credits_fast.errors import (
     CreditsError,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from credits_fast.config import CreditsConfig
     from credits_fast.types import Variables
 
-__all__ = ["MAY_NOT_ACT", "UNPRICED", "Option", "PriceList", "Priced", "Quote"]
+__all__ = ["MAY_NOT_ACT", "UNPRICED", "Option", "PriceList", "Priced", "Quote", "quote_rest"]
 
 MAY_NOT_ACT: Final = b"-"
 """The cost of an option whose tier does not satisfy the action's requirement."""
@@ -263,6 +263,22 @@ class PriceList:
         if priced.formula is None:
             return Option(name, cost)
         return Option(name, cost, str(priced.raw_cost).encode(), priced.formula.encode())
+
+
+def quote_rest(priced: Priced, charged: int) -> Quote:
+    """What is left of a price, for every tier, once a part of it was charged, in micro-credits.
+
+    A formula's value before rounding is less by as much.
+
+    Raises:
+        InvalidArgumentError: The variables cannot be recorded.
+    """
+    cost = b"%d" % max(0, to_micros(priced.cost) - charged)
+    if priced.formula is None:
+        return Quote((Option(_EVERYONE_ELSE, cost),))
+    raw_cost = str(priced.raw_cost - to_credits(charged)).encode()
+    option = Option(_EVERYONE_ELSE, cost, raw_cost, priced.formula.encode())
+    return Quote((option,), _variables_json(priced.variables or {}))
 
 
 def _read(price: Decimal | str) -> _Price:

@@ -22,6 +22,7 @@ from credits_fast.errors import (
     HoldFinishedError,
     HoldLimitError,
     HoldNotFoundError,
+    HoldSharedError,
     IdempotencyKeyConflictError,
     InsufficientCreditsError,
     InvalidArgumentError,
@@ -133,6 +134,13 @@ _TABLE: Final[dict[type[CreditsError], _Row]] = {
         "More than is held",
         "{required} credits are required, {reserved} are held.",
         ("hold_id", "required", "reserved"),
+    ),
+    HoldSharedError: _Row(
+        409,
+        "hold-shared",
+        "The request is under way",
+        "Another request with the same idempotency key consumes the hold.",
+        ("hold_id",),
     ),
     HoldLimitError: _Row(
         429,

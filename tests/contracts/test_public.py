@@ -96,6 +96,7 @@ def example_errors() -> list[CreditsError]:
         errors.HoldFinishedError("ada", "h", "captured"),
         errors.HoldExpiredError("ada", "h"),
         errors.CaptureExceedsHoldError("ada", "h", one, one),
+        errors.HoldSharedError("ada", "h"),
         errors.HoldLimitError("ada", 3),
         errors.RefundExceedsChargeError("ada", "t", charged=one, refunded=one, amount=one),
         errors.InvalidTierChangeError("ada", None, "pro", "why"),

@@ -84,6 +84,22 @@ def test_a_block_charges_what_was_used_and_gives_back_what_an_error_leaves(
     assert Decimal(88) == credits.reserve("ada", "image", amount=88).reserved
 
 
+def test_a_stream_is_charged_what_it_consumed(credits: BlockingCreditsEngine) -> None:
+    credits.create_user("ada", credits=15)
+
+    def stream() -> None:
+        for _ in range(5):
+            hold.consume(amount=3)
+        hold.consume(amount=1)
+
+    with pytest.raises(InsufficientCreditsError), credits.hold("ada", "image", amount=8) as hold:
+        stream()
+
+    assert (Decimal(15), False) == (hold.consumed, hold.replayed)
+    user = credits.get_user("ada")
+    assert (Decimal(0), Decimal(0)) == (user.credits, user.reserved)
+
+
 def test_errors_are_those_of_the_engine_with_their_facts(credits: BlockingCreditsEngine) -> None:
     credits.create_user("ada", credits=5)
 
