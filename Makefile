@@ -15,7 +15,7 @@ demo: $(STAMP) ## Charge a thousand users on an embedded Valkey and SQLite, and 
 	@$(BIN)/credits-fast demo
 
 test: $(STAMP) ## Run all tests, on a real Valkey and a real PostgreSQL from wheels
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP) ## Measure everything beside its baselines, in less than ten minutes
 	@$(BIN)/credits-fast bench --json benchmark.json --html benchmark.html

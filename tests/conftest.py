@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from credits_fast.schema import upgrade
 from tests.servers import Servers
 
 _started: list[Servers] = []
+_PROCESSES_MAX = 4
+"""Beyond that starting servers costs more than it saves."""
 
 
 def _servers() -> Servers:
@@ -22,7 +26,17 @@ def _servers() -> Servers:
     return _started[0]
 
 
-def pytest_report_header() -> str:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many processes as cores, each with servers of its own; one where a server is named to all."""
+    if "CREDITS_TEST_REDIS_URL" in os.environ:
+        return 0
+    return min(os.cpu_count() or 1, _PROCESSES_MAX)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if config.getoption("numprocesses", None):
+        return "servers: a Valkey and a PostgreSQL for every process, as far as none is named"
     servers = _servers()
     return f"servers: {servers.redis_version} and {servers.database_version}, {servers.source}"
 
@@ -30,6 +44,16 @@ def pytest_report_header() -> str:
 def pytest_unconfigure() -> None:
     for servers in _started:
         servers.stop()
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """A program that a test runs in this process may set up the log; the next test has it as before."""
+    root, ours = logging.getLogger(), logging.getLogger("credits_fast")
+    handlers, level = [*root.handlers], ours.level
+    yield
+    root.handlers = [handler for handler in root.handlers if handler in handlers]
+    ours.setLevel(level)
 
 
 @pytest.fixture(scope="session")

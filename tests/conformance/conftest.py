@@ -21,6 +21,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     files: dict[str, Counter[str]] = defaultdict(Counter)
     for outcome, verdict in _VERDICTS.items():
         for report in terminalreporter.getreports(outcome):
+            if not isinstance(report, pytest.TestReport):
+                continue  # a file that was skipped, or could not be read, has no cases
             origin = dict(report.user_properties).get("conformance")
             if isinstance(origin, str):
                 files[origin][verdict] += 1

@@ -6,12 +6,15 @@ import asyncio
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -168,6 +171,51 @@ def test_the_streaming_proxy_charges_the_tokens_it_has_passed_on(proxy: httpx.Cl
         refused.headers["Content-Type"],
         refused.json()["required"],
     )
+
+
+@pytest.fixture
+def litellm_proxy(tmp_path: Path) -> Iterator[httpx.Client]:
+    if find_spec("litellm") is None or find_spec("apscheduler") is None:
+        pytest.skip("without `litellm[proxy]`")
+    (tmp_path / "data").mkdir()
+    with served("litellm_proxy.py", tmp_path) as client:
+        yield client
+
+
+def test_litellms_own_proxy_charges_the_owner_of_the_key(
+    litellm_proxy: httpx.Client, tmp_path: Path
+) -> None:
+    chat = "/v1/chat/completions"
+    asked = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "user": "bob"}
+    whole = litellm_proxy.post(chat, json=asked)
+    streamed = litellm_proxy.post(chat, json={**asked, "stream": True})
+    bobs = {"Authorization": "Bearer bob-secret"}
+    refused = litellm_proxy.post(chat, json=asked, headers=bobs)
+    stranger = litellm_proxy.post(chat, json=asked, headers={"Authorization": "Bearer nobody"})
+    ledger = sqlite3.connect(tmp_path / "data" / "credits.db")
+    rows = charges_of(ledger, 2)
+    ledger.close()
+
+    assert [200, 200, 402, 401] == [
+        answer.status_code for answer in (whole, streamed, refused, stranger)
+    ]
+    assert "1.000000 are available" in refused.json()["error"]["message"]
+    used = whole.json()["usage"]
+    price = Decimal(used["prompt_tokens"]) / 100 + Decimal(used["completion_tokens"]) / 50
+    assert ("ada", -price) == (rows[0][0], Decimal(rows[0][1]))
+    assert {"ada"} == {user for user, _ in rows}
+
+
+def charges_of(ledger: sqlite3.Connection, number: int) -> list[tuple[str, str]]:
+    """So many charges, once they are there: LiteLLM tells its callbacks after the answer."""
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    while time.monotonic() < deadline:
+        query = "SELECT user_id, amount FROM transactions WHERE kind = 'charge' ORDER BY sequence"
+        rows: list[tuple[str, str]] = ledger.execute(query).fetchall()
+        if len(rows) == number:
+            return rows
+        time.sleep(0.02)
+    raise AssertionError(f"there are no {number} charges")
 
 
 def test_the_web_api_charges_over_http_and_its_statement_shows_it_all(

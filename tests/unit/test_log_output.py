@@ -2,21 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from credits_fast import ConfigurationError
 from credits_fast.log_output import log_to_stderr
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger("credits_fast")
-    handlers, level = root.handlers, own.level
-    yield
-    root.handlers = handlers
-    own.setLevel(level)
 
 
 def test_a_line_of_text_has_level_and_message(capsys: pytest.CaptureFixture[str]) -> None:
