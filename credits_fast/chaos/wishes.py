@@ -63,6 +63,7 @@ class Wishes:
         self._mix = mix
         self._chance = random.Random(f"{seed}/wishes")
         self._asked = 0
+        self._highest: dict[str | None, int] = {}
 
     def next(self) -> Asked:
         """Something new."""
@@ -76,8 +77,13 @@ class Wishes:
         return Asked(number, chance.choice(self._users), verb, chance.randint(1, most), key)
 
     def under_the_same_key(self, other: Asked) -> Asked:
-        """Something else under a key that is taken: it has to be refused."""
-        return other._replace(number=self._count(), micros=other.micros + 1)
+        """Something else under a key that is taken: it has to be refused.
+
+        No two are alike, for where a key was forgotten the second would rightly get the answer of the first.
+        """
+        micros = max(self._highest.get(other.key, 0), other.micros) + 1
+        self._highest[other.key] = micros
+        return other._replace(number=self._count(), micros=micros)
 
     def _count(self) -> int:
         self._asked += 1

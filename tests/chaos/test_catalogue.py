@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,14 @@ def test_the_same_seed_asks_for_the_same() -> None:
     assert asked != [other.next() for _ in range(200)]
     assert {"charge", "grant", "refund"} == {one.verb for one in asked}
     assert {True, False} == {one.key is None for one in asked}
+
+
+def test_whatever_is_asked_for_under_a_taken_key_is_something_else_each_time() -> None:
+    wishes = Wishes("7", Mix(keyed=1.0))
+    first = wishes.next()
+    second = wishes.under_the_same_key(first)
+    others = [wishes.under_the_same_key(other) for other in (first, second, first, second)]
+
+    alike = Counter(asked.micros for asked in (first, second, *others))
+    assert {first.key} == {asked.key for asked in others}
+    assert {1} == set(alike.values())
