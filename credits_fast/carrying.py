@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from credits_fast import logs, wire
 from credits_fast.acknowledgement import Receipt
 from credits_fast.charges import known_charge
-from credits_fast.errors import OutcomeUnknownError, RefusedError, TransactionNotFoundError
+from credits_fast.errors import (
+    CreditsError,
+    OutcomeUnknownError,
+    RefusedError,
+    TransactionNotFoundError,
+)
 from credits_fast.finished_holds import finished_hold, hold_state
 from credits_fast.refusals import error_for
 from credits_fast.retry import repeat
@@ -111,9 +116,15 @@ class Carrier:
         try:
             if level != "memory":
                 return await self._acknowledged(pending, level)
-            reply = await self._courier.deliver(pending)
-            if reply in _UNSETTLED:
-                reply = await self._settled(pending, reply)
+            answer = self._courier.send(pending)
+            try:
+                reply = await answer
+            except CreditsError:
+                reply = b""  # `carry_on` meets it again
+            if not reply.startswith(wire.DONE):  # as the reply to nearly every call does
+                reply = await self._courier.carry_on(pending, answer)
+                if reply in _UNSETTLED:
+                    reply = await self._settled(pending, reply)
             return _read(pending, reply)
         except OutcomeUnknownError as error:
             error.pending = pending
@@ -247,7 +258,8 @@ def _read(pending: Pending[_R], reply: bytes) -> _R:
     except RefusedError as error:
         logs.refused(verb, operation, error.code)
         raise
-    logs.decided(verb, operation, _delta(result), replayed=result.replayed)
+    if logs.hears_decisions():
+        logs.decided(verb, operation, _delta(result), replayed=result.replayed)
     return result
 
 

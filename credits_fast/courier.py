@@ -34,7 +34,6 @@ __all__ = ["Courier"]
 
 _log = logging.getLogger(__name__)
 
-_DONE: Final = (b"ok\0", b"replayed\0")
 _CLOSED: Final = (b"fenced", b"unopened")
 _COLD_MAX: Final = 3
 _OVERDUE_MAX: Final = 24
@@ -56,41 +55,52 @@ class Courier:
         self._accounts = accounts
         self._retry = retry
 
+    def send(
+        self,
+        pending: Pending[Any],
+        via: Dispatcher | None = None,
+        receipt: Receipt | None = None,
+    ) -> asyncio.Future[bytes]:
+        """The first answer to a call, to be awaited; unless it is `wire.DONE`, it is for `carry_on`.
+
+        Args:
+            pending: What is to be carried out.
+            via: The dispatcher of the level that is asked for, None for the one of all calls.
+            receipt: What that dispatcher fills in.
+        """
+        return (via or self._dispatcher).submit(pending.call, receipt)
+
     async def deliver(
         self,
         pending: Pending[Any],
         via: Dispatcher | None = None,
         receipt: Receipt | None = None,
     ) -> bytes:
-        """The script's reply to a call; the account is loaded where it was cold.
+        """The script's reply to a call, however long its way is; arguments and errors as of the others."""
+        return await self.carry_on(pending, self.send(pending, via, receipt), via, receipt)
+
+    async def carry_on(
+        self,
+        pending: Pending[Any],
+        answer: asyncio.Future[bytes],
+        via: Dispatcher | None = None,
+        receipt: Receipt | None = None,
+    ) -> bytes:
+        """The script's reply after a first answer; the account is loaded where it was cold.
 
         A user nobody knows is refused here, for only here it is known.
-
-        Args:
-            pending: What is to be carried out.
-            via: The dispatcher of the level that is asked for, None for the one of all calls.
-            receipt: What that dispatcher fills in.
 
         Raises:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
             UnavailableError: The attempts ended without an answer.
             MisconfiguredError: The set-up is wrong.
         """
-        dispatcher, call = via or self._dispatcher, pending.call
-        answer = dispatcher.submit(call, receipt)
-        try:
-            reply = await answer
-        except CreditsError:
-            pass  # `_carry_on` meets it again
-        else:
-            if reply.startswith(_DONE):  # the way of nearly every call, and the shortest
-                return reply
+        operation, verb = pending.operation, pending.verb
         try:
             return await self._carry_on(
-                call, pending.operation.user, answer, lambda: dispatcher.submit(call, receipt)
+                pending.call, operation.user, answer, lambda: self.send(pending, via, receipt)
             )
         except UserNotFoundError as error:
-            operation, verb = pending.operation, pending.verb
             logs.refused(verb, operation, error.code)
             await self.note_refusal(
                 operation, verb, "user_not_found", subject=pending.subject, extra=pending.extra

@@ -43,7 +43,7 @@ from credits_fast.server_errors import (
     server_error,
     translated,
 )
-from credits_fast.wire import request
+from credits_fast.wire import DONE, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -67,8 +67,6 @@ REPEATS_MAX: Final = 10
 """How often a batch is sent again because the server had dropped the script or redirects it."""
 _FAILED: Final = b"failed\0"
 """How the reply to an item begins whose partition's journal takes no entry; nothing was written."""
-_DECIDED: Final = (b"ok\0", b"replayed\0")
-"""How the reply to an item begins that has taken effect, now or before."""
 
 
 class Dispatcher:
@@ -372,7 +370,7 @@ class _Flight:
         """Keep what was decided until it is confirmed; what was refused has nothing to wait for."""
         self.held = replies
         for waiting, reply in zip(self.waiting, replies, strict=True):
-            if not reply.startswith(_DECIDED):
+            if not reply.startswith(DONE):
                 self._answer_one(waiting, reply)
 
     def _stop_timer(self) -> None:

@@ -695,7 +695,7 @@ class CreditsEngine:
             >>> hold = await credits.reserve("ada", "chat", amount=5)
             >>> await credits.capture("ada", "chat", hold.hold_id, amount=3)
         """
-        made = await self._holding.reserve(
+        pending = self._holding.reservation(
             user_id,
             action,
             amount=amount,
@@ -704,9 +704,8 @@ class CreditsEngine:
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             metadata=metadata,
-            acknowledge=acknowledge,
         )
-        return made.result
+        return await self._carrier.carry_out(pending, acknowledge)
 
     async def extend(
         self,

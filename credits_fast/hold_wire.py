@@ -6,13 +6,14 @@ row of it becomes that text again when a cold account is loaded.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast.amounts import to_credits
 from credits_fast.pricing import Option, Quote
-from credits_fast.resp import bulk, bulks
+from credits_fast.resp import bulks
 from credits_fast.types import CaptureResult, ExtendResult, ReleaseResult, ReserveResult
-from credits_fast.wire import from_ms, outcome, price_error
+from credits_fast.wire import from_ms, outcome, price, price_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +34,8 @@ __all__ = [
     "reserve_call",
     "reserved",
 ]
+
+_TERMS_KEPT: Final = 256
 
 WHOLE: Final = Quote((Option(b"", b"*"),))
 """The price that is whatever the hold still keeps."""
@@ -89,11 +92,9 @@ def packed_holds(holds: Iterable[OpenHold]) -> bytes:
 
 def reserve_call(operation: Operation, quote: Quote, *, hold_ms: int, open_max: int) -> Call:
     """A reservation: the price for every tier, and the script picks."""
-    options, packed = quote.packed
-    own = bulks((b"%d" % hold_ms, b"%d" % open_max))
     return operation.call(
         "reserve",
-        (2 + options, own + packed),
+        _reserve_terms(hold_ms, open_max, quote.packed),
         extra=quote.variables,
         own_key=operation.partition.holds(operation.user),
     )
@@ -103,27 +104,40 @@ def capture_call(
     operation: Operation, hold_id: bytes, quote: Quote, *, final: bool, above: AboveHold
 ) -> Call:
     """A capture: the price for every tier, or `WHOLE`."""
-    options, packed = quote.packed
-    own = bulks((hold_id, b"1" if final else b"0", above.encode()))
     return operation.call(
         "capture",
-        (3 + options, own + packed),
+        _capture_terms("1" if final else "0", above, quote.packed),
         extra=quote.variables,
         own_key=operation.partition.holds(operation.user),
+        argument=hold_id,
     )
 
 
 def extend_call(operation: Operation, hold_id: bytes, *, micros: int, hold_ms: int | None) -> Call:
     """So many micro-credits more for a hold, and so much time from now; None for no more of it."""
-    own = bulks((hold_id, b"%d" % micros, b"" if hold_ms is None else b"%d" % hold_ms))
+    own = bulks((b"%d" % micros, b"" if hold_ms is None else b"%d" % hold_ms))
     own_key = operation.partition.holds(operation.user)
-    return operation.call("extend", (3, own), own_key=own_key)
+    return operation.call("extend", (2, own), own_key=own_key, argument=hold_id)
 
 
 def release_call(operation: Operation, hold_id: bytes) -> Call:
     """The release of what a hold keeps."""
     own_key = operation.partition.holds(operation.user)
-    return operation.call("release", (1, bulk(hold_id)), own_key=own_key)
+    return operation.call("release", (0, b""), own_key=own_key, argument=hold_id)
+
+
+@lru_cache(maxsize=_TERMS_KEPT)
+def _reserve_terms(hold_ms: int, open_max: int, price: tuple[int, bytes]) -> tuple[int, bytes]:
+    """The own terms of reservations that have all of it in common."""
+    size, packed = price
+    return 2 + size, bulks((b"%d" % hold_ms, b"%d" % open_max)) + packed
+
+
+@lru_cache(maxsize=_TERMS_KEPT)
+def _capture_terms(final: str, above: AboveHold, price: tuple[int, bytes]) -> tuple[int, bytes]:
+    """The own terms of captures that have all of it in common."""
+    size, packed = price
+    return 2 + size, bulks((final.encode(), above.encode())) + packed
 
 
 # --- replies -------------------------------------------------------------------------------------
@@ -141,10 +155,10 @@ def reserved(reply: bytes, operation: Operation, quote: Quote) -> ReserveResult:
     hold_id, replayed, (amount, expires, balance, total) = outcome(status, fields, operation)
     return ReserveResult(
         hold_id,
-        to_credits(int(amount)),
+        price(int(amount)),
         from_ms(int(expires)),
         to_credits(int(balance)),
-        to_credits(int(total)),
+        price(int(total)),
         replayed,
     )
 
@@ -158,15 +172,16 @@ def captured(reply: bytes, operation: Operation, hold_id: bytes, quote: Quote) -
     status, *fields = reply.split(b"\0")
     if status == b"unpriced":
         raise price_error(quote, fields)
-    transaction_id, replayed, (cost, after, price, left, final) = outcome(status, fields, operation)
+    transaction_id, replayed, (cost, after, asked, left, final) = outcome(status, fields, operation)
+    taken, now = int(cost), int(after)
     return CaptureResult(
         transaction_id,
         hold_id.decode(),
-        to_credits(int(cost)),
-        to_credits(int(price)),
-        to_credits(int(after) + int(cost)),
-        to_credits(int(after)),
-        to_credits(int(left)),
+        price(taken),
+        price(int(asked)),
+        to_credits(now + taken),
+        to_credits(now),
+        price(int(left)),
         final == b"1",
         replayed,
     )

@@ -6,7 +6,7 @@ A hold that is not open is looked for in the ledger, so that its caller is told 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from credits_fast import arguments, hold_wire
 from credits_fast.amounts import to_micros
@@ -19,7 +19,7 @@ from credits_fast.refusals import error_for
 from credits_fast.retry import repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from datetime import datetime
 
     from credits_fast.amounts import Amount
@@ -87,6 +87,8 @@ class Holding:
         self._router = router
         self._clock = clock
         self.ttl_ms = config.holds.ttl_ms
+        self._open_max = config.holds.open_max
+        self._above: AboveHold = config.holds.above
         self.settle_share = config.holds.settle_share
 
     def now_ms(self) -> float:
@@ -109,10 +111,36 @@ class Holding:
         acknowledge: Level | None = None,
     ) -> Reserved:
         """A new hold, or the one that was made under the same key; raises as `CreditsEngine.reserve`."""
+        pending = self.reservation(
+            user_id,
+            action,
+            amount=amount,
+            variables=variables,
+            ttl_ms=ttl_ms,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            fingerprint=fingerprint,
+        )
+        result = await self._carrier.carry_out(pending, acknowledge)
+        return Reserved(result, result.hold_id == pending.operation.operation_id)
+
+    def reservation(
+        self,
+        user_id: str,
+        action: str,
+        *,
+        amount: Amount | None,
+        variables: Variables | None,
+        ttl_ms: int | None,
+        idempotency_key: str | None,
+        metadata: Metadata | None,
+        fingerprint: str | None,
+    ) -> Pending[ReserveResult]:
+        """A reservation that is still to be carried out."""
         if variables is not None:
             arguments.check_variables(variables)
         named = "" if amount is None else str(to_micros(amount))
-        hold_ms = self._config.holds.ttl_ms if ttl_ms is None else _checked_ttl(ttl_ms)
+        hold_ms = self.ttl_ms if ttl_ms is None else _checked_ttl(ttl_ms)
         asked = [named, canonical(variables)]
         if fingerprint is not None:
             asked.append(arguments.identifier("fingerprint", fingerprint).decode())
@@ -120,16 +148,11 @@ class Holding:
             "reserve", user_id, action, idempotency_key, metadata, *asked
         )
         quote = self._prices.quote_for(action, amount, variables)
-        call = hold_wire.reserve_call(
-            operation, quote, hold_ms=hold_ms, open_max=self._config.holds.open_max
-        )
-        pending = Pending(
-            "reserve", operation, call, hold_wire.reserved, (quote,), extra=quote.variables
-        )
-        result = await self._carrier.carry_out(pending, acknowledge)
-        return Reserved(result, result.hold_id == operation.operation_id)
+        call = hold_wire.reserve_call(operation, quote, hold_ms=hold_ms, open_max=self._open_max)
+        facts = (quote,)
+        return Pending("reserve", operation, call, hold_wire.reserved, facts, extra=quote.variables)
 
-    async def capture(
+    def capture(
         self,
         user_id: str,
         action: str,
@@ -143,8 +166,8 @@ class Holding:
         above: AboveHold | None = None,
         is_once: bool = False,
         acknowledge: Level | None = None,
-    ) -> CaptureResult:
-        """A charge of what a hold keeps; raises as `CreditsEngine.capture`.
+    ) -> Coroutine[Any, Any, CaptureResult]:
+        """A charge of what a hold keeps, to be awaited; raises as `CreditsEngine.capture`.
 
         Args:
             user_id: The user.
@@ -160,7 +183,7 @@ class Holding:
             acknowledge: How far it has to have come; None for the configured level.
         """
         hold = arguments.identifier("hold_id", hold_id)
-        policy = self._config.holds.above if above is None else above
+        policy = self._above if above is None else above
         if policy not in _POLICIES:
             raise InvalidArgumentError("above", f"must be one of {', '.join(_POLICIES)}")
         if variables is not None:
@@ -174,7 +197,7 @@ class Holding:
         if amount is not None or variables is not None:
             quote = self._prices.quote_for(action, amount, variables, of_anyone=True)
         pending = _capture(operation, hold, quote, final=final, above=policy)
-        return await self._carrier.carry_out(pending, acknowledge)
+        return self._carrier.carry_out(pending, acknowledge)
 
     async def settle(
         self,
@@ -189,7 +212,7 @@ class Holding:
         acknowledge: Level | None,
     ) -> CaptureResult:
         """A charge of what a hold keeps at a price that is known; raises as `CreditsEngine.capture`."""
-        policy = self._config.holds.above if above is None else above
+        policy = self._above if above is None else above
         operation = self._operations.new("capture", user_id, action, None, metadata)
         pending = _capture(operation, hold_id.encode(), quote, final=final, above=policy)
         return await self._carrier.carry_out(pending, acknowledge)

@@ -15,25 +15,28 @@ if TYPE_CHECKING:
 
     from credits_fast.wire import Operation
 
-__all__ = ["decided", "refused"]
+__all__ = ["decided", "hears_decisions", "refused"]
 
 _log: Final = logging.getLogger("credits_fast.decisions")
 logging.getLogger("credits_fast").addHandler(logging.NullHandler())
 
 
+def hears_decisions() -> bool:
+    """Whether anybody hears of what took effect; else nothing has to be made ready for it."""
+    return _log.isEnabledFor(logging.DEBUG)
+
+
 def decided(verb: str, operation: Operation, amount: Decimal, *, replayed: bool = False) -> None:
     """An operation took effect, or had before."""
-    if _log.isEnabledFor(logging.DEBUG):
-        outcome = "replayed" if replayed else "done"
-        _log.debug(
-            "%s %s: user %r, action %r, %s credits",
-            verb,
-            outcome,
-            operation.user_id,
-            operation.action.decode(),
-            amount,
-            extra=_fields(verb, operation, amount),
-        )
+    _log.debug(
+        "%s %s: user %r, action %r, %s credits",
+        verb,
+        "replayed" if replayed else "done",
+        operation.user_id,
+        operation.action.decode(),
+        amount,
+        extra=_fields(verb, operation, amount),
+    )
 
 
 def refused(verb: str, operation: Operation, code: str) -> None:

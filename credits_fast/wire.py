@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -38,6 +38,7 @@ __all__ = [
     "AUDIT_SUCCESS",
     "COLD",
     "COLD_CHARGE",
+    "DONE",
     "OVERDUE",
     "UNKNOWN_HOLD",
     "Call",
@@ -56,6 +57,7 @@ __all__ = [
     "held",
     "iso",
     "outcome",
+    "price",
     "price_error",
     "record",
     "refund_call",
@@ -72,6 +74,8 @@ AUDIT_SUCCESS: Final = b"1"
 AUDIT_ALL: Final = b"2"
 """What of an operation the audit log gets: nothing, its success, its success or its refusal."""
 
+DONE: Final = (b"ok\0", b"replayed\0")
+"""How the reply to an operation begins that has taken effect, now or before."""
 COLD: Final = b"cold"
 """The reply for an account that Redis does not know: it has to be loaded from the ledger."""
 COLD_CHARGE: Final = b"cold_charge"
@@ -82,6 +86,7 @@ UNKNOWN_HOLD: Final = b"unknown_hold"
 """The reply for a hold that is not open: the ledger knows what became of it."""
 
 _MILLISECOND: Final = 1_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KEYS_OF_PARTITION: Final = 2
 _ARGUMENTS_OF_CALL: Final = 3
 _ARGUMENTS_OF_ITEM: Final = 3
@@ -132,6 +137,7 @@ class Call(NamedTuple):
         head: Its transaction id and tail, packed.
         terms: Its other arguments in the order of the script's header.
         operation_id: Under which the operation is remembered; the same in every attempt.
+        argument: The verb's own argument for each item, packed; b"" where it has none.
     """
 
     script: str
@@ -142,6 +148,7 @@ class Call(NamedTuple):
     head: bytes
     terms: Terms
     operation_id: str
+    argument: bytes = b""
 
 
 class Operation(NamedTuple):
@@ -194,6 +201,7 @@ class Operation(NamedTuple):
         *,
         extra: bytes = b"",
         own_key: bytes = b"",
+        argument: bytes = b"",
     ) -> Call:
         """The operation as an item for a script.
 
@@ -202,6 +210,7 @@ class Operation(NamedTuple):
             own: The verb's own terms: how many arguments, and the arguments, packed.
             extra: The verb's own part of the tail.
             own_key: The verb's own key, b"" where it has none.
+            argument: The verb's own argument for each item, b"" where it has none.
         """
         partition, user, _, _, operation_id, fingerprint, ttl_ms, life_ms, audited, _ = self
         name, tail = operation_id.encode(), self.tail(extra)
@@ -217,6 +226,7 @@ class Operation(NamedTuple):
             head,
             _terms(fingerprint, ttl_ms, life_ms, audited, size, packed),
             operation_id,
+            b"$%d\r\n%b\r\n" % (len(argument), argument) if argument else b"",
         )
 
 
@@ -313,7 +323,8 @@ def request(
             number.
     """
     partitions, counts = _sections(calls)
-    place = _ARGUMENTS_OF_CALL + len(counts) + _ARGUMENTS_OF_ITEM * len(calls) + 1
+    of_item = _ARGUMENTS_OF_ITEM + bool(calls[0].argument)
+    place = _ARGUMENTS_OF_CALL + len(counts) + of_item * len(calls) + 1
     places: dict[bytes, bytes] = {}
     items: list[bytes] = []
     for call in calls:
@@ -322,8 +333,7 @@ def request(
         if named is None:
             named = places[packed] = bulk(b"%d" % place)
             place += size
-        items.append(call.head)
-        items.append(named)
+        items += (call.head, named, call.argument)
     own_keys = [call.own_key for call in calls if call.own_key]
     key_count = _KEYS_OF_PARTITION * len(counts) + 2 * len(calls) + len(own_keys)
     return b"".join(
@@ -378,8 +388,8 @@ def charged(reply: bytes, operation: Operation, quote: Quote) -> ChargeResult:
         raise price_error(quote, fields)
     transaction_id, replayed, (cost, after) = outcome(status, fields, operation)
     taken, left = int(cost), int(after)
-    before, price = to_credits(left + taken), _price(taken)
-    return ChargeResult(transaction_id, price, before, to_credits(left), replayed)
+    before = to_credits(left + taken)
+    return ChargeResult(transaction_id, price(taken), before, to_credits(left), replayed)
 
 
 def granted(reply: bytes, operation: Operation, micros: int) -> GrantResult:
@@ -475,8 +485,7 @@ def to_ms(moment: datetime) -> int:
 
 def from_ms(milliseconds: int) -> datetime:
     """The moment so many milliseconds after 1970, in UTC; exact."""
-    seconds, rest = divmod(milliseconds, _MILLISECOND)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1_000)
+    return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def iso(moment: datetime) -> str:
@@ -548,7 +557,7 @@ def outcome(
     )
 
 
-_price: Final = lru_cache(maxsize=_PRICES_KEPT)(to_credits)
+price: Final = lru_cache(maxsize=_PRICES_KEPT)(to_credits)
 """An amount that many charges have in common, as credits."""
 
 

@@ -7,8 +7,8 @@
 -- ARGV[2]   partitions   how many
 -- ARGV[3]   journal_max  entries a journal may have before charges, reservations and grants are refused, '' for any number
 -- ARGV[4…]  items        how many, for each partition
---           transaction_id, tail, terms    for each item
---           fingerprint, ttl_ms, life_ms, audited, hold_id, final, above, options    at the place terms names
+--           transaction_id, tail, terms, hold_id    for each item
+--           fingerprint, ttl_ms, life_ms, audited, final, above, options    at the place terms names
 --           then tier, cost, raw_cost, formula                for each of the options
 --
 -- Options are as in `charge`, and the tier is the one the hold was made for; a cost of '*' is what is
@@ -33,6 +33,7 @@
 --   failed     why: the journal takes no entry, or the record cannot be read
 
 local KEYS_OF_ITEM = 3
+local ARGUMENTS_OF_ITEM = 4
 local DEBT_MAX = 9e15
 
 --- @include "integer"
@@ -47,15 +48,32 @@ local DEBT_MAX = 9e15
 --- @include "hold"
 --- @include "holds"
 
-local function option_at(at)
-  local cost = ARGV[at]
-  local amount = match(cost, '^%d') and integer(cost)
-  return { cost = cost, amount = amount, raw_cost = ARGV[at + 1], formula = ARGV[at + 2] }
+-- An option as texts that only have to be joined: what all items that choose it have in common.
+local function option_at(at, terms)
+  local cost, raw_cost, formula = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  if cost == '-' or cost == '!' then
+    return { cost = cost, raw_cost = raw_cost, formula = formula }
+  end
+  local final, above = own_terms(terms, 2)
+  return {
+    cost = cost,
+    amount = cost ~= '*' and integer(cost),
+    final = final,
+    above = above,
+    common = '\0' .. terms.fingerprint .. '\0' .. terms.ttl_ms .. '\0' .. terms.audited .. '\0',
+    state = final == '1' and '\0captured\0' or '\0reserved\0',
+    priced = '\0' .. raw_cost .. '\0' .. formula .. '\0',
+    remembered = '\0' .. terms.ends .. '\0',
+  }
+end
+
+local function minus(amount)
+  return amount == '0' and amount or '-' .. amount
 end
 
 local function capture(item)
-  local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
-  local hold_id, final, above = own_terms(terms, 3)
+  local account_key, account, record_key, record, transaction_id, tail, terms, hold_id =
+    item_at(item)
   local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
@@ -68,49 +86,60 @@ local function capture(item)
   if not balance then
     return 'cold'
   end
-  local hold = hold_at(item, hold_id)
+  local hold = hold_text_at(item, hold_id)
   if not hold then
     return 'unknown_hold'
   end
-  local held, total, lapses = hold.reserved, held_of(reserved)
+  local amount, held_text, captured, ends, audited, judged = hold_parts(hold)
+  local held, total, lapses = integer(held_text), held_of(reserved)
   if total < held then
     return 'failed\0MALFORMED the account has less reserved than one of its holds'
   end
-  if now_ms > hold.expires then
+  if now_ms > integer(ends) then
     return refusal('capture', '', terms, tail, 'hold_expired', hold_id)
   end
-  local option = option_of(terms, hold.tier, terms.own_at + 3, option_at)
+  local option = option_of(terms, judged, terms.own_at + 2, option_at)
   if option.cost == '-' then
-    return refusal('capture', '', terms, tail, 'membership_required', option.raw_cost, hold.tier)
+    return refusal('capture', '', terms, tail, 'membership_required', option.raw_cost, judged)
   end
   if option.cost == '!' then
     return refusal('capture', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
   end
-  local price = option.amount or held
-  if price > held and above == 'refuse' then
-    return refusal('capture', '', terms, tail, 'capture_exceeds_hold', hold_id, text(price), text(held))
+  local price, price_text = option.amount or held, option.amount and option.cost or held_text
+  if price > held and option.above == 'refuse' then
+    return refusal('capture', '', terms, tail, 'capture_exceeds_hold', hold_id, price_text, held_text)
   end
-  local cost = above == 'cap' and math.min(price, held) or price
+  local cost, cost_text = price, price_text
+  if price > held and option.above == 'cap' then
+    cost, cost_text = held, held_text
+  end
   if balance - cost < -DEBT_MAX then
-    return refusal('capture', '', terms, tail, 'balance_limit', text(balance), text(cost))
+    return refusal('capture', '', terms, tail, 'balance_limit', text(balance), cost_text)
   end
 
-  local taken = final == '1' and held or math.min(cost, held)
-  local left, after, number = held - taken, text(balance - cost), text(sequence + 1)
-  hold.reserved, hold.captured = left, hold.captured + cost
-  local state = final == '1' and 'captured' or 'reserved'
-  local result = table.concat({ text(cost), after, text(price), text(left), final }, '\0')
-  journalled(table.concat({
-    'capture', transaction_id, number, text(-cost), after, terms.fingerprint, terms.ttl_ms,
-    terms.audited, hold_fields(hold_id, state, hold, -taken, total - taken), text(price),
-    option.raw_cost, option.formula, tail,
-  }, '\0'))
-  post(
-    account_key, account_text(after, number, reserved_text(total - taken, lapses), expires, tier),
-    record_key, table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'),
-    terms.life_ms
+  local taken, taken_text, left = held, held_text, '0'
+  if option.final ~= '1' then
+    taken = math.min(cost, held)
+    taken_text, left = text(taken), text(held - taken)
+  end
+  captured = captured == '0' and cost_text or text(integer(captured) + cost)
+  local after, number, kept = text(balance - cost), text(sequence + 1), text(total - taken)
+  local result = cost_text .. '\0' .. after .. '\0' .. price_text .. '\0' .. left .. '\0' .. option.final
+  journalled(
+    'capture\0' .. transaction_id .. '\0' .. number .. '\0' .. minus(cost_text) .. '\0' .. after
+      .. option.common .. hold_id .. option.state .. amount .. '\0' .. left .. '\0' .. captured
+      .. '\0' .. ends .. '\0' .. minus(taken_text) .. '\0' .. kept .. '\0' .. price_text
+      .. option.priced .. tail
   )
-  keep(item, hold_id, final ~= '1' and hold_text(hold), final == '1' and -1 or 0)
+  post(
+    account_key, account_text(after, number, reserved_text(kept, lapses), expires, tier), record_key,
+    terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. result, terms.life_ms
+  )
+  if option.final == '1' then
+    keep(item, hold_id, false, -1)
+  else
+    keep(item, hold_id, table.concat({ amount, left, captured, ends, audited, judged }, ' '), 0)
+  end
   return 'ok\0' .. result
 end
 

@@ -71,7 +71,7 @@ local function expire(epoch, account_key, holds_key, tail)
     }, '\0'))
     finished[#finished + 1] = { key = holds_key, id = one.id, text = one.text }
   end
-  local kept = reserved_text(total, lapses)
+  local kept = reserved_text(text(total), lapses)
   if #over > 0 or kept ~= reserved then
     states[account_key] = account_text(text(balance), text(sequence), kept, expires, tier)
   end

@@ -7,8 +7,8 @@
 -- ARGV[2]   partitions   how many
 -- ARGV[3]   journal_max  entries a journal may have before charges, reservations and grants are refused, '' for any number
 -- ARGV[4…]  items        how many, for each partition
---           transaction_id, tail, terms    for each item
---           fingerprint, ttl_ms, life_ms, audited, hold_id, amount, hold_ms    at the place terms names
+--           transaction_id, tail, terms, hold_id    for each item
+--           fingerprint, ttl_ms, life_ms, audited, amount, hold_ms    at the place terms names
 --
 -- The hold keeps amount more, '0' for as much as before, and ends hold_ms from now, '' for when it did;
 -- never earlier than it did. The balance stays as it is, so the journal item has no sequence. What is
@@ -30,6 +30,7 @@
 --   failed     why: the journal takes no entry, or the record cannot be read
 
 local KEYS_OF_ITEM = 3
+local ARGUMENTS_OF_ITEM = 4
 
 --- @include "integer"
 --- @include "clock"
@@ -43,9 +44,11 @@ local KEYS_OF_ITEM = 3
 --- @include "holds"
 
 local function extend(item)
-  local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
-  local hold_id, amount, hold_ms = own_terms(terms, 3)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+  local account_key, account, record_key, record, transaction_id, tail, terms, hold_id =
+    item_at(item)
+  local amount, hold_ms = own_terms(terms, 2)
+  local balance, _, reserved, expires, tier, balance_text, number =
+    account_of(account_key, account, epoch)
   local more = integer(amount)
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
@@ -85,16 +88,16 @@ local function extend(item)
   local ends = hold_ms == '' and hold.expires or math.max(hold.expires, now_ms + integer(hold_ms))
   hold.amount, hold.reserved, hold.expires = hold.amount + more, hold.reserved + more, ends
   total = total + more
-  local kept = reserved_text(total, lapses and math.min(lapses, ends) or ends)
+  local kept = reserved_text(text(total), lapses and math.min(lapses, ends) or ends)
   local result = table.concat(
-    { amount, text(hold.reserved), text(ends), text(balance), text(total) }, '\0'
+    { amount, text(hold.reserved), text(ends), balance_text, text(total) }, '\0'
   )
   journalled(table.concat({
-    'extend', transaction_id, text(balance), terms.fingerprint, terms.ttl_ms, terms.audited,
+    'extend', transaction_id, balance_text, terms.fingerprint, terms.ttl_ms, terms.audited,
     hold_fields(hold_id, 'reserved', hold, more, total), tail,
   }, '\0'))
   post(
-    account_key, account_text(text(balance), text(sequence), kept, expires, tier), record_key,
+    account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
   keep(item, hold_id, hold_text(hold), 0)

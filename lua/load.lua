@@ -49,7 +49,7 @@ end
 
 local function load(epoch, key, holds_key, balance, reserved, sequence, tier, expires, holds)
   balance, sequence = text(integer(balance)), text(integer(sequence))
-  reserved = reserved_text(integer(reserved), lapses_of(holds))
+  reserved = reserved_text(text(integer(reserved)), lapses_of(holds))
   expires = expires == '' and '' or text(integer(expires))
   local account = epoch .. '-0' .. account_text(balance, sequence, reserved, expires, tier)
   local found = call('MGET', key)[1] -- nil, and no error, for what is not text

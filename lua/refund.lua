@@ -27,6 +27,7 @@
 --   failed     why: the journal takes no entry, or the record cannot be read
 
 local KEYS_OF_ITEM = 3
+local ARGUMENTS_OF_ITEM = 3
 
 --- @include "integer"
 --- @include "clock"

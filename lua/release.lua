@@ -7,8 +7,8 @@
 -- ARGV[2]   partitions   how many
 -- ARGV[3]   journal_max  entries a journal may have before charges, reservations and grants are refused, '' for any number
 -- ARGV[4…]  items        how many, for each partition
---           transaction_id, tail, terms    for each item
---           fingerprint, ttl_ms, life_ms, audited, hold_id    at the place terms names
+--           transaction_id, tail, terms, hold_id    for each item
+--           fingerprint, ttl_ms, life_ms, audited    at the place terms names
 --
 -- refuses, in this order:
 --   idempotency_key_conflict   transaction_id
@@ -23,6 +23,7 @@
 --   failed     why: the journal takes no entry, or the record cannot be read
 
 local KEYS_OF_ITEM = 3
+local ARGUMENTS_OF_ITEM = 4
 
 --- @include "integer"
 --- @include "clock"
@@ -36,9 +37,10 @@ local KEYS_OF_ITEM = 3
 --- @include "holds"
 
 local function release(item)
-  local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
-  local hold_id = own_terms(terms, 1)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+  local account_key, account, record_key, record, transaction_id, tail, terms, hold_id =
+    item_at(item)
+  local balance, _, reserved, expires, tier, balance_text, number =
+    account_of(account_key, account, epoch)
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
   if used_by then
@@ -63,14 +65,14 @@ local function release(item)
   end
 
   hold.reserved = 0
-  local result = table.concat({ text(held), text(balance), text(total - held) }, '\0')
+  local result = table.concat({ text(held), balance_text, text(total - held) }, '\0')
   journalled(table.concat({
-    'release', transaction_id, text(balance), terms.fingerprint, terms.ttl_ms, terms.audited,
+    'release', transaction_id, balance_text, terms.fingerprint, terms.ttl_ms, terms.audited,
     hold_fields(hold_id, 'released', hold, -held, total - held), tail,
   }, '\0'))
-  local kept = reserved_text(total - held, lapses)
+  local kept = reserved_text(text(total - held), lapses)
   post(
-    account_key, account_text(text(balance), text(sequence), kept, expires, tier), record_key,
+    account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
   keep(item, hold_id, false, -1)

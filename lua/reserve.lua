@@ -31,6 +31,7 @@
 --   failed     why: the journal takes no entry, or the record cannot be read
 
 local KEYS_OF_ITEM = 3
+local ARGUMENTS_OF_ITEM = 3
 
 --- @include "integer"
 --- @include "clock"
@@ -44,16 +45,33 @@ local KEYS_OF_ITEM = 3
 --- @include "hold"
 --- @include "holds"
 
-local function option_at(at)
-  local cost = ARGV[at]
-  local amount = cost ~= '-' and cost ~= '!' and integer(cost)
-  return { cost = cost, amount = amount, raw_cost = ARGV[at + 1], formula = ARGV[at + 2] }
+-- An option as texts that only have to be joined: what all items that choose it have in common.
+local function option_at(at, terms, judged)
+  local cost, raw_cost, formula = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  if cost == '-' or cost == '!' then
+    return { cost = cost, raw_cost = raw_cost, formula = formula }
+  end
+  local hold_ms, open_max = own_terms(terms, 2)
+  local lapses = now_ms + integer(hold_ms)
+  local ends = text(lapses)
+  return {
+    cost = cost,
+    amount = integer(cost),
+    lapses = lapses,
+    open_max = integer(open_max),
+    common = '\0' .. terms.fingerprint .. '\0' .. terms.ttl_ms .. '\0' .. terms.audited .. '\0',
+    held = '\0reserved\0' .. cost .. '\0' .. cost .. '\0000\0' .. ends .. '\0' .. cost .. '\0',
+    priced = '\0' .. judged .. '\0' .. raw_cost .. '\0' .. formula .. '\0',
+    remembered = '\0' .. terms.ends .. '\0',
+    hold = cost .. ' ' .. cost .. ' 0 ' .. ends .. ' ' .. terms.audited .. ' ' .. judged,
+    result = cost .. '\0' .. ends .. '\0',
+  }
 end
 
 local function reserve(item)
   local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
-  local hold_ms, open_max = own_terms(terms, 2)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+  local balance, _, reserved, expires, tier, balance_text, number =
+    account_of(account_key, account, epoch)
   local expired = balance and has_expired(expires, now_ms)
   local judged = balance and not expired and tier or ''
   local option = option_of(terms, judged, terms.own_at + 2, option_at)
@@ -79,7 +97,7 @@ local function reserve(item)
     return refusal('reserve', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
   end
   local held, lapses = held_of(reserved)
-  local is_full = open_holds(item) >= integer(open_max)
+  local is_full = open_holds(item) >= option.open_max
   if (is_full or balance - held < option.amount) and is_overdue(reserved, now_ms) then
     return 'overdue'
   end
@@ -88,26 +106,21 @@ local function reserve(item)
     return refusal('reserve', '', terms, tail, 'insufficient_credits', cost, available, told)
   end
   if is_full then
-    return refusal('reserve', '', terms, tail, 'hold_limit', open_max)
+    return refusal('reserve', '', terms, tail, 'hold_limit', text(option.open_max))
   end
 
-  local amount, total, ends = option.amount, held + option.amount, now_ms + integer(hold_ms)
-  local hold = {
-    amount = amount, reserved = amount, captured = 0, expires = ends, audited = terms.audited,
-    tier = judged,
-  }
-  local kept = reserved_text(total, lapses and math.min(lapses, ends) or ends)
-  local result = table.concat({ cost, text(ends), text(balance), text(total) }, '\0')
-  journalled(table.concat({
-    'reserve', transaction_id, text(balance), terms.fingerprint, terms.ttl_ms, terms.audited,
-    hold_fields(transaction_id, 'reserved', hold, amount, total), judged, option.raw_cost,
-    option.formula, tail,
-  }, '\0'))
-  post(
-    account_key, account_text(text(balance), text(sequence), kept, expires, tier), record_key,
-    table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
+  local total = text(held + option.amount)
+  local kept = reserved_text(total, math.min(lapses or option.lapses, option.lapses))
+  local result = option.result .. balance_text .. '\0' .. total
+  journalled(
+    'reserve\0' .. transaction_id .. '\0' .. balance_text .. option.common .. transaction_id
+      .. option.held .. total .. option.priced .. tail
   )
-  keep(item, transaction_id, hold_text(hold), 1)
+  post(
+    account_key, account_text(balance_text, number, kept, expires, tier), record_key,
+    terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. result, terms.life_ms
+  )
+  keep(item, transaction_id, option.hold, 1)
   return 'ok\0' .. result
 end
 

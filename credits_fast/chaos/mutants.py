@@ -268,8 +268,8 @@ _NEW_ID: Final = Mutant(
     edits=(
         Edit(
             "courier.py",
-            "answer, lambda: dispatcher.submit(call, receipt)",
-            "answer, lambda: dispatcher.submit(_renamed(call), receipt)",
+            "lambda: self.send(pending, via, receipt)",
+            "lambda: self.send(pending._replace(call=_renamed(pending.call)), via, receipt)",
         ),
         Edit(
             "courier.py",
@@ -371,9 +371,9 @@ _RELEASE_GIVES_MORE: Final = Mutant(
     edits=(
         Edit(
             "lua/release.lua",
-            "  local result = table.concat({ text(held), text(balance), text(total - held) }, '\\0')\n",
-            "  balance = balance + held\n"
-            "  local result = table.concat({ text(held), text(balance), text(total - held) }, '\\0')\n",
+            "  local result = table.concat({ text(held), balance_text, text(total - held) }, '\\0')\n",
+            "  balance_text = text(balance + held)\n"
+            "  local result = table.concat({ text(held), balance_text, text(total - held) }, '\\0')\n",
         ),
     ),
 )

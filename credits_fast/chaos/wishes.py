@@ -79,7 +79,7 @@ class Wishes:
     def under_the_same_key(self, other: Asked) -> Asked:
         """Something else under a key that is taken: it has to be refused.
 
-        No two are alike, for where a key was forgotten the second would rightly get the answer of the first.
+        No two are alike: where a key was forgotten, the second would rightly get the answer of the first.
         """
         micros = max(self._highest.get(other.key, 0), other.micros) + 1
         self._highest[other.key] = micros

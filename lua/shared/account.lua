@@ -11,8 +11,9 @@
 
 local accounts = {} -- by key: what this call has changed; the entry is put before it at the end
 
--- balance, sequence as numbers, reserved, expires, tier as text; nothing for an account that Redis
--- does not know in this epoch: cold, never "zero".
+-- balance, sequence as numbers, reserved, expires, tier as text, then balance and sequence as text, for
+-- who does not change them; nothing for an account that Redis does not know in this epoch: cold, never
+-- "zero".
 local function account_of(key, found, epoch)
   local account = accounts[key]
   if not account then
@@ -23,7 +24,7 @@ local function account_of(key, found, epoch)
   end
   local balance, reserved, sequence, expires, tier =
     match(account, '^%S* (%-?%d+) ([%d/]+) (%d+) (%d*) (.*)$')
-  return tonumber(balance), tonumber(sequence), reserved, expires, tier
+  return tonumber(balance), tonumber(sequence), reserved, expires, tier, balance, sequence
 end
 
 -- The same as text, without its entry.
@@ -37,15 +38,19 @@ end
 
 -- What is held, as a number; and the moment up to which no hold of it has expired.
 local function held_of(reserved)
+  if reserved == '0' then
+    return 0
+  end
   local amount, lapses = match(reserved, '^(%d+)/?(%d*)$')
   return tonumber(amount), tonumber(lapses)
 end
 
+-- What is held, given as text, with the moment behind it.
 local function reserved_text(amount, lapses)
-  if amount == 0 or not lapses then
-    return text(amount)
+  if amount == '0' or not lapses then
+    return amount
   end
-  return text(amount) .. '/' .. text(lapses)
+  return amount .. '/' .. text(lapses)
 end
 
 -- Whether a hold may have expired whose credits still count as reserved.

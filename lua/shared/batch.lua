@@ -37,12 +37,13 @@ local function own_terms(terms, size)
   return unpack(ARGV, terms.own_at, terms.own_at + size - 1)
 end
 
--- The keys of account and record, each with what Redis has there; transaction id, tail, terms.
+-- The keys of account and record, each with what Redis has there; transaction id, tail, terms; and the
+-- item's own argument where the verb has one.
 local function item_at(item)
   local account, record = partitions + item, partitions + count + item
-  local at = partitions + 3 * item + 1
+  local at = partitions + ARGUMENTS_OF_ITEM * (item - 1) + 4
   return KEYS[partitions + account], found[account], KEYS[partitions + record], found[record],
-    ARGV[at], ARGV[at + 1], terms_of(ARGV[at + 2])
+    ARGV[at], ARGV[at + 1], terms_of(ARGV[at + 2]), ARGV[at + 3]
 end
 
 -- Whether the journal has as many entries as it may have; counted once, and only where there is a limit.

@@ -10,9 +10,13 @@
 -- The hash belongs to the account: `load` writes both, and without an account of this epoch nobody
 -- looks at it. A finished hold is not in it; the ledger knows what became of it.
 
+-- amount, reserved, captured, expires, audited, tier; all as text.
+local function hold_parts(found)
+  return match(found, '^(%d+) (%d+) (%d+) (%d+) (%d) (.*)$')
+end
+
 local function hold_of(found)
-  local amount, reserved, captured, expires, audited, tier =
-    match(found, '^(%d+) (%d+) (%d+) (%d+) (%d) (.*)$')
+  local amount, reserved, captured, expires, audited, tier = hold_parts(found)
   return {
     amount = integer(amount), reserved = integer(reserved), captured = integer(captured),
     expires = integer(expires), audited = audited, tier = tier,

@@ -2,8 +2,9 @@
 -- the end, for the items that were journalled. Written as the first of what can be taken back.
 
 local changed = {} -- by key and id: a hold as text, false where there is none, as found or changed
-local changes = {} -- item, key, id, text or false, and the same before; in order
-local written = 0 -- how many of them are
+local changes = {} -- item, key, id, text or false, and the same before; one after another, in order
+local OF_CHANGE = 5
+local written = 1 - OF_CHANGE -- where the last one stands that is written
 local opened = {} -- by key: how many more this call has opened than finished
 
 -- The key of the user's holds: the item's own one.
@@ -18,8 +19,8 @@ local function set_hold(key, id, state)
   return redis.pcall('HDEL', key, id)
 end
 
--- An open hold; nothing for one that is finished, or was never there.
-local function hold_at(item, id)
+-- An open hold as text; false for one that is finished, or was never there.
+local function hold_text_at(item, id)
   local key = holds_key_at(item)
   changed[key] = changed[key] or {}
   local found = changed[key][id]
@@ -27,6 +28,12 @@ local function hold_at(item, id)
     found = call('HGET', key, id)
     changed[key][id] = found
   end
+  return found
+end
+
+-- The same, read; nothing for none.
+local function hold_at(item, id)
+  local found = hold_text_at(item, id)
   return found and hold_of(found) or nil
 end
 
@@ -37,20 +44,24 @@ local function open_holds(item)
 end
 
 -- The next state of a hold: as text, or false where it is finished; and how many there are more by it.
+-- One that nobody has looked at is new.
 local function keep(item, id, state, more)
   local key = holds_key_at(item)
-  changed[key] = changed[key] or {}
-  local before = changed[key][id]
-  changed[key][id] = state
+  local looked_at = changed[key]
+  local size = #changes
+  changes[size + 1], changes[size + 2], changes[size + 3] = item, key, id
+  changes[size + 4], changes[size + 5] = state, looked_at and looked_at[id] or false
+  if looked_at then
+    looked_at[id] = state
+  end
   opened[key] = (opened[key] or 0) + more
-  changes[#changes + 1] = { item = item, key = key, id = id, state = state, before = before }
 end
 
 -- Write the holds of the items that were journalled; why one was denied.
 local function write_holds(replies)
-  for at, change in ipairs(changes) do
-    if match(replies[change.item], '^ok') then
-      local problem = denial(set_hold(change.key, change.id, change.state))
+  for at = 1, #changes, OF_CHANGE do
+    if string.sub(replies[changes[at]], 1, 2) == 'ok' then
+      local problem = denial(set_hold(changes[at + 1], changes[at + 2], changes[at + 3]))
       if problem then
         return problem
       end
@@ -61,8 +72,8 @@ end
 
 -- The holds as they were before.
 local function take_back_holds()
-  for at = written, 1, -1 do
-    set_hold(changes[at].key, changes[at].id, changes[at].before)
+  for at = written, 1, -OF_CHANGE do
+    set_hold(changes[at + 1], changes[at + 2], changes[at + 4])
   end
 end
 

@@ -14,7 +14,7 @@ local function option_of(terms, tier, place, option_at)
     while at < last and ARGV[at] ~= tier do
       at = at + 4
     end
-    options[tier] = option_at(at + 1, terms)
+    options[tier] = option_at(at + 1, terms, tier)
   end
   return options[tier]
 end
