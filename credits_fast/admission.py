@@ -48,6 +48,8 @@ __all__ = ["Admission", "Position"]
 _log = logging.getLogger(__name__)
 
 _COMPARISONS_MAX: Final = 5
+_IDLE_MS: Final = 10_000
+"""Milliseconds after which the database ends the taking of a partition whose program stands still."""
 _LOST: Final = (
     "the journal no longer holds entry {last_id}, up to which the ledger is recorded; "
     "Redis has lost history, and the partition stays closed until a worker has repaired it"
@@ -185,7 +187,7 @@ class Admission:
         there means a loss.
         """
         columns = sync_partitions.c
-        async with writing(self._database) as connection:
+        async with writing(self._database, idle_ms=_IDLE_MS) as connection:
             await connection.execute(
                 update(sync_partitions)
                 .where(columns.partition == partition.number)

@@ -12,9 +12,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, text, update
+from sqlalchemy.exc import ProgrammingError
 
 from credits_fast.database import database_now_ms, reading, writing
+from credits_fast.errors import DatabaseUnavailableError
 from credits_fast.sync.tables import sync_partitions, sync_workers
 
 if TYPE_CHECKING:
@@ -25,6 +27,28 @@ __all__ = ["Claim", "Leases"]
 _log = logging.getLogger(__name__)
 
 _REASON_MAX: Final = 2_000
+_END_STANDING: Final = text(
+    """
+    SELECT pg_terminate_backend(session.pid)
+      FROM pg_stat_activity AS session
+     WHERE session.pid <> pg_backend_pid()
+       AND session.state = 'active'
+       AND session.wait_event_type = 'Client'
+       AND session.query_start < clock_timestamp() - make_interval(secs => :lease_s)
+       AND EXISTS (
+               SELECT 1 FROM pg_locks AS held
+                WHERE held.pid = session.pid AND held.granted
+                  AND held.relation = to_regclass('sync_partitions')
+                  AND held.mode = 'RowExclusiveLock'
+           )
+       AND EXISTS (
+               SELECT 1 FROM sync_partitions
+                WHERE owner IS NOT NULL AND lease_until_ms < :now_ms
+           )
+    """,
+)
+"""Ends the sessions that have a position locked and wait for the rows of a COPY from a program that stands
+still. For the server they are not idle but at work, and no time limit of its own reaches them there."""
 
 
 @dataclass(slots=True)
@@ -85,6 +109,8 @@ class Leases:
             query = select(columns.partition).where(ours, columns.partition.in_(kept))
             still = {*await connection.scalars(query)}
             claims = await self._claim(connection, share - len(still), still)
+        if len(claims) < share - len(still):
+            await self._end_standing()
         if claims:
             numbers = ", ".join(str(claim.partition) for claim in claims)
             _log.info("worker %s carries partitions %s from now on", self._worker, numbers)
@@ -182,6 +208,25 @@ class Leases:
                 ),
             )
         return claims
+
+    async def _end_standing(self) -> None:
+        """End the commit of a worker that stands still in it, so that its partitions can be claimed.
+
+        It is done where leases have ended and yet could not be claimed. Where the database forbids it, the
+        partitions stay locked until that worker goes on, or its connection is found to be dead.
+        """
+        if self._database.dialect.name != "postgresql":
+            return
+        try:
+            async with writing(self._database, idle_ms=self._lease_ms) as connection:
+                now_ms = await connection.scalar(select(database_now_ms()))
+                limits = {"lease_s": self._lease_ms / 1_000, "now_ms": now_ms}
+                ended = (await connection.execute(_END_STANDING, limits)).all()
+        except (ProgrammingError, DatabaseUnavailableError) as error:
+            _log.warning("a worker that stands still in a commit could not be ended: %s", error)
+            return
+        if ended:
+            _log.warning("ended %d commits of workers that stand still", len(ended))
 
     async def _release(self, connection: AsyncConnection, partitions: Iterable[int]) -> None:
         columns = sync_partitions.c
