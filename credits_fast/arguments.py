@@ -44,6 +44,13 @@ def identifier(argument: str, value: str) -> bytes:
     Raises:
         InvalidArgumentError: It is none.
     """
+    if (
+        type(value) is str
+        and value.isascii()
+        and 0 < len(value) <= IDENTIFIER_BYTES_MAX
+        and "\0" not in value
+    ):
+        return value.encode()  # nearly all of them: nothing below has to be looked at
     if not isinstance(value, str):
         raise InvalidArgumentError(argument, f"must be text, not {type(value).__name__}")
     try:

@@ -25,7 +25,8 @@ from collections import deque
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from redis.exceptions import AskError, ClusterCrossSlotError, NoScriptError
 
@@ -120,9 +121,10 @@ class Dispatcher:
             ScriptFailedError: The script ended with an error of its own.
             EngineClosedError: The dispatcher is not open.
         """
-        self._check_open()
+        if not self._is_open:
+            raise EngineClosedError("the engine is not open; enter it with `async with`")
         answer: asyncio.Future[bytes] = self._loop.create_future()
-        self._enqueue(_Waiting(call, answer, receipt))
+        self._enqueue((call.partition.number, call, answer, receipt))
         return answer
 
     def now_us(self) -> bytes:
@@ -161,7 +163,7 @@ class Dispatcher:
             self._loop.call_soon(self._send)
 
     def _enqueue(self, waiting: _Waiting) -> None:
-        call = waiting.call
+        call = waiting[1]
         place = (call.script, self.router.joint(call.partition))
         queue = self._queues.get(place)
         if queue is None:
@@ -194,10 +196,6 @@ class Dispatcher:
         finally:
             queue.waits_for_lane = False
         self._depart(lane, self._board(lane, queue))
-
-    def _check_open(self) -> None:
-        if not self._is_open:
-            raise EngineClosedError("the engine is not open; enter it with `async with`")
 
     def _may_depart(self, queue: _Queue) -> bool:
         """Whether the queue may have another flight.
@@ -233,7 +231,7 @@ class Dispatcher:
         seconds = self._timeout
         replies: list[Callable[[Reply], None]] = [flight.landed for flight in flights]
         if self.confirmation is not None:
-            first = flights[0].waiting[0].call.partition
+            first = flights[0].queue.partition
             round_ = _Round(self.confirmation, flights)
             requests += self.confirmation.requests(first)
             replies += (round_.marked, round_.answered)
@@ -274,10 +272,10 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
 
-class _Waiting(NamedTuple):
-    call: Call
-    answer: asyncio.Future[bytes]
-    receipt: Receipt | None = None
+_Waiting: TypeAlias = "tuple[int, Call, asyncio.Future[bytes], Receipt | None]"
+"""The number of its partition, a call, what its caller awaits, and the receipt, if it asked for one. A
+plain tuple, because every call needs one."""
+_by_partition: Final = itemgetter(0)
 
 
 @dataclass(slots=True)
@@ -301,21 +299,17 @@ class _Queue:
         batch: list[_Waiting] = []
         while self.calls and len(batch) < BATCH_MAX:
             waiting = self.calls.popleft()
-            if not waiting.answer.done():
+            if not waiting[2].done():
                 batch.append(waiting)
         batch.sort(key=_by_partition)
         return batch
 
     def refuse(self, error: CreditsError) -> None:
         """Let every caller know that nothing was sent."""
-        for waiting in self.calls:
-            if not waiting.answer.done():
-                waiting.answer.set_exception(copy(error))
+        for _, _, answer, _ in self.calls:
+            if not answer.done():
+                answer.set_exception(copy(error))
         self.calls.clear()
-
-
-def _by_partition(waiting: _Waiting) -> int:
-    return waiting.call.partition.number
 
 
 @dataclass(slots=True)
@@ -334,7 +328,7 @@ class _Flight:
     def packed(self, now_us: bytes) -> bytes:
         sha = self.lane.scripts[self.queue.script].sha
         journal_max = self.dispatcher.journal_max(self.queue.script, self.lane)
-        return request(sha, [waiting.call for waiting in self.waiting], now_us, journal_max)
+        return request(sha, [call for _, call, _, _ in self.waiting], now_us, journal_max)
 
     def landed(self, reply: Reply) -> None:
         if self.round is not None and not isinstance(reply, Exception):
@@ -348,7 +342,8 @@ class _Flight:
             self.dispatcher.part(self)
         elif isinstance(reply, LaneLostError):
             why = str(reply)
-            self.failed(OutcomeUnknownError(w.call.operation_id, why) for w in self.waiting)
+            ids = (call.operation_id for _, call, _, _ in self.waiting)
+            self.failed(OutcomeUnknownError(operation_id, why) for operation_id in ids)
         elif isinstance(reply, Exception):
             self.failed(repeat(self._meaning(reply)))
         else:
@@ -360,29 +355,28 @@ class _Flight:
         if self.held is None:
             return  # it was not executed: it travels again, or has failed
         self._stop_timer()
-        for waiting in self.waiting:
-            if waiting.receipt is not None:
-                waiting.receipt.level = level
+        for _, _, _, receipt in self.waiting:
+            if receipt is not None:
+                receipt.level = level
         self._answer(self.held)
         self._ended()
 
     def _hold(self, replies: Sequence[bytes]) -> None:
         """Keep what was decided until it is confirmed; what was refused has nothing to wait for."""
         self.held = replies
-        for waiting, reply in zip(self.waiting, replies, strict=True):
+        for (_, _, answer, _), reply in zip(self.waiting, replies, strict=True):
             if not reply.startswith(DONE):
-                self._answer_one(waiting, reply)
+                self._answer_one(answer, reply)
 
     def _stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
 
     def _answer(self, replies: Sequence[bytes]) -> None:
-        for waiting, reply in zip(self.waiting, replies, strict=True):
-            self._answer_one(waiting, reply)
+        for (_, _, answer, _), reply in zip(self.waiting, replies, strict=True):
+            self._answer_one(answer, reply)
 
-    def _answer_one(self, waiting: _Waiting, reply: bytes) -> None:
-        answer = waiting.answer
+    def _answer_one(self, answer: asyncio.Future[bytes], reply: bytes) -> None:
         if answer.done():
             return
         if reply.startswith(_FAILED):
@@ -400,9 +394,9 @@ class _Flight:
 
     def failed(self, errors: Iterable[CreditsError]) -> None:
         """End with an error for each caller."""
-        for waiting, error in zip(self.waiting, errors, strict=False):
-            if not waiting.answer.done():
-                waiting.answer.set_exception(copy(error))
+        for (_, _, answer, _), error in zip(self.waiting, errors, strict=False):
+            if not answer.done():
+                answer.set_exception(copy(error))
         self._ended()
 
     def _ended(self) -> None:

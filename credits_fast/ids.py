@@ -14,7 +14,10 @@ from typing import Final
 
 __all__ = ["operation_id"]
 
-_VARIANT: Final = 0b10 << 62
+_FIXED: Final = 7 << 76 | 0b10 << 62
+"""Version and variant, in the lower 80 bits."""
+_RANDOM: Final = ~(0b11 << 62)
+"""Of 76 random bits those that are not in the place of the variant."""
 
 # Uniqueness is what is needed here, not secrecy; the system's generator costs a call into the kernel.
 _random: Final = random.Random(os.urandom(32))  # noqa: S311
@@ -30,5 +33,5 @@ def operation_id() -> str:
         32
     """
     milliseconds = time.time_ns() // 1_000_000
-    first, second = _random.getrandbits(12), _random.getrandbits(62)
-    return f"{milliseconds:012x}7{first:03x}{_VARIANT | second:016x}"
+    others = _random.getrandbits(76) & _RANDOM | _FIXED
+    return "%012x%020x" % (milliseconds, others)  # noqa: UP031  # twice as fast as two `format`s

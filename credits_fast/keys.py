@@ -76,7 +76,7 @@ class PartitionKeys:
 
     def account(self, user: bytes) -> bytes:
         """A user's balance and membership."""
-        return b"%b:a:%b" % (self.tag, user)
+        return self.tag + b":a:" + user
 
     @cached_property
     def mark(self) -> bytes:
@@ -95,16 +95,16 @@ class PartitionKeys:
             user: The user, so that the same key of two users is two records.
             identity: `key:` or `id:` and the key or id: the two can never meet.
         """
-        named = b"%d:%b%b" % (len(user), user, identity)
-        return b"%b:i:%b" % (self.tag, blake2b(named, digest_size=_RECORD_DIGEST_BYTES).digest())
+        named = user + b"\0" + identity
+        return self.tag + b":i:" + blake2b(named, digest_size=_RECORD_DIGEST_BYTES).digest()
 
     def refunded(self, transaction_id: bytes) -> bytes:
         """What has been given back of a charge."""
-        return b"%b:f:%b" % (self.tag, transaction_id)
+        return self.tag + b":f:" + transaction_id
 
     def holds(self, user: bytes) -> bytes:
         """A user's open holds; they belong to the account, and are loaded with it."""
-        return b"%b:h:%b" % (self.tag, user)
+        return self.tag + b":h:" + user
 
 
 class Partitions:

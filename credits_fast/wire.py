@@ -93,6 +93,7 @@ _ARGUMENTS_OF_ITEM: Final = 3
 _COMMON_TERMS: Final = 4
 _TERMS_KEPT: Final = 1_024
 _PRICES_KEPT: Final = 1_024
+_MOMENTS_KEPT: Final = 64
 
 
 class Terms(NamedTuple):
@@ -192,7 +193,7 @@ class Operation(NamedTuple):
 
     def tail(self, extra: bytes = b"") -> bytes:
         """The caller's part of a journal item."""
-        return b"%b\0%b\0%b\0%b\0%b" % (self.user, self.action, self.key, extra, self.metadata)
+        return b"\0".join((self.user, self.action, self.key, extra, self.metadata))
 
     def call(
         self,
@@ -483,6 +484,7 @@ def to_ms(moment: datetime) -> int:
     return round(moment.timestamp() * _MILLISECOND)
 
 
+@lru_cache(maxsize=_MOMENTS_KEPT)  # the holds of one script call often end in the same millisecond
 def from_ms(milliseconds: int) -> datetime:
     """The moment so many milliseconds after 1970, in UTC; exact."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
