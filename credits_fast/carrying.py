@@ -12,6 +12,7 @@ out.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -76,6 +77,9 @@ _REFUNDED_TTL_MS: Final = 86_400_000
 class Carrier:
     """Carries operations out.
 
+    Attributes:
+        calls: How many ended how: by verb, and `done`, `replayed`, `cancelled` or the error's code.
+
     Args:
         config: The configuration.
         courier: Takes calls to the scripts.
@@ -95,6 +99,7 @@ class Carrier:
         records: Records,
         router: Router,
     ) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
         self._config = config
         self._courier = courier
         self._levels = levels
@@ -114,25 +119,22 @@ class Carrier:
         """
         level = "memory" if pending.verb in _NEVER_WAITED else self._levels.asked(acknowledge)
         try:
-            if level != "memory":
-                return await self._acknowledged(pending, level)
-            answer = self._courier.send(pending)
-            try:
-                reply = await answer
-            except CreditsError:
-                reply = b""  # `carry_on` meets it again
-            if not reply.startswith(wire.DONE):  # as the reply to nearly every call does
-                reply = await self._courier.carry_on(pending, answer)
-                if reply in _UNSETTLED:
-                    reply = await self._settled(pending, reply)
-            return _read(pending, reply)
-        except OutcomeUnknownError as error:
-            error.pending = pending
+            if level == "memory":
+                result = await self._decided(pending)
+            else:
+                result = await self._acknowledged(pending, level)
+        except CreditsError as error:
+            self.calls[pending.verb, error.code] += 1
+            if isinstance(error, OutcomeUnknownError):
+                error.pending = pending
             raise
         except asyncio.CancelledError as cancelled:
+            self.calls[pending.verb, "cancelled"] += 1
             operation_id = pending.operation.operation_id
             why = "its caller was cancelled"
             raise cancelled from OutcomeUnknownError(operation_id, why, pending)
+        self.calls[pending.verb, "replayed" if result.replayed else "done"] += 1
+        return result
 
     async def resolve(self, error: BaseException, *, repeat_it: bool) -> Resolution:
         """What became of an operation whose outcome was unknown; see `CreditsEngine.resolve`."""
@@ -159,6 +161,19 @@ class Carrier:
             ),
             self._config.retry,
         )
+
+    async def _decided(self, pending: Pending[_R]) -> _R:
+        """The result of an operation as soon as it is decided."""
+        answer = self._courier.send(pending)
+        try:
+            reply = await answer
+        except CreditsError:
+            reply = b""  # `carry_on` meets it again
+        if not reply.startswith(wire.DONE):  # as the reply to nearly every call does
+            reply = await self._courier.carry_on(pending, answer)
+            if reply in _UNSETTLED:
+                reply = await self._settled(pending, reply)
+        return _read(pending, reply)
 
     async def _acknowledged(self, pending: Pending[_R], level: Level) -> _R:
         """The result of an operation that has come as far as is asked, or says how far."""

@@ -108,6 +108,8 @@ class CreditsEngine:
         partitions: The partitions its users fall into.
         endpoint: How the server or the cluster is reached.
         router: Which connection leads to which partition; for looking, not for writing.
+        calls: How many operations ended how: by verb, and `done`, `replayed`, `cancelled` or the error's
+            code; `EngineMetrics` shows them to Prometheus.
 
     Args:
         config: The configuration, its values, or the path of a TOML or JSON file.
@@ -179,6 +181,7 @@ class CreditsEngine:
             records=self._records,
             router=self.router,
         )
+        self.calls = self._carrier.calls
         self._holding = Holding(
             self.config,
             operations=self._operations,

@@ -38,7 +38,13 @@ _COUNTERS: Final = (
     ("dead_letters", "Items whose metadata could not be read, and that were kept as they came."),
     ("forks", "How often a journal did not continue the ledger."),
     ("repairs", "Partitions that had lost history and were repaired."),
+    ("drift_adopted", "Transactions that a repair found in Redis only; the ledger has them now."),
+    (
+        "drift_restored",
+        "Transactions that a repair found in the ledger only; Redis counts them again.",
+    ),
     ("reversals", "Transactions under a key that was used again, undone."),
+    ("stood_in", "Charges of committed transactions whose hold Redis had lost, made without it."),
     ("evictions", "Idle accounts that were dropped from Redis."),
     ("errors", "How often a server could not be reached or a partition was set aside."),
 )
@@ -46,6 +52,8 @@ _MEMBERS: Final = {  # of a tally, where their names differ from the counters'
     "entries_recorded": "entries",
     "transactions_recorded": "transactions",
     "batches_recorded": "batches",
+    "drift_adopted": "adopted",
+    "drift_restored": "restored",
 }
 
 

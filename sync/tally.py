@@ -31,6 +31,8 @@ class Tally:
         dead_letters: Items whose metadata could not be read, and that were kept as they came.
         forks: How often a journal did not continue the ledger.
         repairs: How many partitions were repaired after that.
+        adopted: Transactions of their journals that the ledger had lacked.
+        restored: Transactions of the ledger that their journals had lacked.
         evictions: How many idle accounts were dropped from Redis.
         reversals: How many transactions under a key that was used again were undone.
         stood_in: Charges of committed transactions whose hold was lost, made without it.
@@ -55,6 +57,8 @@ class Tally:
     dead_letters: int = 0
     forks: int = 0
     repairs: int = 0
+    adopted: int = 0
+    restored: int = 0
     evictions: int = 0
     reversals: int = 0
     stood_in: int = 0
@@ -75,6 +79,12 @@ class Tally:
             self.dead_letters += len(batch.dead_letters)
             self.batches += 1
             self.batch_sizes[_size(batch.items)] += 1
+
+    def repair(self, *, adopted: int, restored: int) -> None:
+        """Count a repair, and the transactions that only Redis, and only the ledger, had."""
+        self.repairs += 1
+        self.adopted += adopted
+        self.restored += restored
 
     def turn(self, error: Exception | None = None) -> None:
         """Count the end of a step, and the error it ended with."""

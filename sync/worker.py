@@ -400,11 +400,12 @@ class SyncWorker:
 
     async def _begin(self, work: RepairWork) -> None:
         try:
-            self.repaired.append(await self._repair.begin(work))
+            repaired = await self._repair.begin(work)
         except PositionLostError as error:
             self._could_not_write(work.claim.partition, error)
             return
-        self.tally.repairs += 1
+        self.repaired.append(repaired)
+        self.tally.repair(adopted=repaired.adopted, restored=repaired.restored)
         owned = self._owned[work.claim.partition]
         owned.synced.clear()
         owned.has_forked = False

@@ -103,10 +103,7 @@ async def test_what_a_lagging_replica_lacked_comes_back_from_the_ledger(
     assert {960} == await balances(charged)
     assert all(one.replayed for one in await charge_all(charged, "second"))
     await charged.assert_balanced()
-    assert (0, 12) == (
-        sum(one.adopted for one in charged.worker.repaired),
-        sum(one.restored for one in charged.worker.repaired),
-    )
+    assert (0, 12) == (charged.worker.tally.adopted, charged.worker.tally.restored)
 
 
 async def test_two_histories_become_one_that_has_every_charge_of_both(charged: CreditsKit) -> None:
@@ -130,7 +127,7 @@ async def test_two_histories_become_one_that_has_every_charge_of_both(charged: C
     assert (3, 960) == (told["sequence"], told["balanceAfter"])
     assert third[0].transaction_id == rows[-1].id
     await charged.assert_balanced()
-    assert 12 == sum(one.adopted for one in charged.worker.repaired)
+    assert 12 == charged.worker.tally.adopted
 
 
 async def test_what_a_worker_has_in_hand_is_thrown_away_when_another_server_is_opened(
