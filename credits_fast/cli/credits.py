@@ -10,15 +10,17 @@ from credits_fast.cli.command import command
 from credits_fast.cli.options import Connection
 from credits_fast.cli.output import Answer
 from credits_fast.cli.words import (
+    Acknowledge,
     Key,
     MetadataText,
     UserId,
     amount,
+    ending,
     metadata_of,
     name,
     variables_of,
 )
-from credits_fast.types import ChargeResult, GrantResult, RefundResult
+from credits_fast.types import ChargeResult, GrantResult, Level, RefundResult
 
 __all__ = ["add_to"]
 
@@ -49,6 +51,7 @@ async def charge(
     ] = None,
     key: Key = None,
     metadata: MetadataText = None,
+    acknowledge: Acknowledge = None,
 ) -> Answer:
     """Take the price of an action from a user."""
     variables = variables_of(variable or ())
@@ -60,10 +63,13 @@ async def charge(
             variables=variables,
             idempotency_key=key,
             metadata=metadata_of(metadata),
+            acknowledge=acknowledge,
         )
     what = f"charged {name(user)} {amount(result.cost)} credits for {name(action)}"
     facts = {"transaction_id": result.transaction_id, "user_id": user, "action": action}
-    return Answer({**facts, "cost": result.cost, **_balances(result)}, _told(what, result))
+    return Answer(
+        {**facts, "cost": result.cost, **_balances(result)}, _told(what, result, acknowledge)
+    )
 
 
 async def grant(
@@ -74,15 +80,23 @@ async def grant(
     action: _Action = "grant",
     key: Key = None,
     metadata: MetadataText = None,
+    acknowledge: Acknowledge = None,
 ) -> Answer:
     """Add credits."""
     async with connection.engine() as engine:
         result = await engine.grant(
-            user, credits_, action, idempotency_key=key, metadata=metadata_of(metadata)
+            user,
+            credits_,
+            action,
+            idempotency_key=key,
+            metadata=metadata_of(metadata),
+            acknowledge=acknowledge,
         )
     what = f"granted {name(user)} {amount(result.amount)} credits"
     facts = {"transaction_id": result.transaction_id, "user_id": user, "action": action}
-    return Answer({**facts, "amount": result.amount, **_balances(result)}, _told(what, result))
+    return Answer(
+        {**facts, "amount": result.amount, **_balances(result)}, _told(what, result, acknowledge)
+    )
 
 
 async def refund(
@@ -96,6 +110,7 @@ async def refund(
     ] = None,
     key: Key = None,
     metadata: MetadataText = None,
+    acknowledge: Acknowledge = None,
 ) -> Answer:
     """Give credits back."""
     async with connection.engine() as engine:
@@ -106,12 +121,13 @@ async def refund(
             transaction_id=transaction,
             idempotency_key=key,
             metadata=metadata_of(metadata),
+            acknowledge=acknowledge,
         )
     what = f"refunded {name(user)} {amount(result.amount)} credits"
     facts = {"transaction_id": result.transaction_id, "user_id": user, "action": action}
     return Answer(
         {**facts, "amount": result.amount, "related_id": transaction, **_balances(result)},
-        _told(what, result),
+        _told(what, result, acknowledge),
     )
 
 
@@ -120,10 +136,11 @@ def _balances(result: ChargeResult | GrantResult | RefundResult) -> dict[str, ob
         "balance_before": result.balance_before,
         "balance_after": result.balance_after,
         "replayed": result.replayed,
+        "acknowledged": result.acknowledged,
     }
 
 
-def _told(what: str, result: ChargeResult | GrantResult | RefundResult) -> str:
+def _told(what: str, result: ChargeResult | GrantResult | RefundResult, asked: Level | None) -> str:
     balances = f"{amount(result.balance_before)} -> {amount(result.balance_after)}"
-    again = " (replayed: nothing changed now)" if result.replayed else ""
-    return f"{what}: {balances}, transaction {result.transaction_id}{again}"
+    end = ending(replayed=result.replayed, asked=asked, reached=result.acknowledged)
+    return f"{what}: {balances}, transaction {result.transaction_id}{end}"

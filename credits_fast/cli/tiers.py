@@ -10,16 +10,18 @@ from credits_fast.cli.command import command
 from credits_fast.cli.options import Connection
 from credits_fast.cli.output import Answer
 from credits_fast.cli.words import (
+    Acknowledge,
     Key,
     MetadataText,
     UserId,
     amount,
+    ending,
     expiry,
     metadata_of,
     name,
     spoken_expiry,
 )
-from credits_fast.types import TierChangeResult, Unchanged
+from credits_fast.types import Level, TierChangeResult, Unchanged
 
 __all__ = ["add_to"]
 
@@ -45,6 +47,7 @@ async def upgrade(
     ] = "keep",
     key: Key = None,
     metadata: MetadataText = None,
+    acknowledge: Acknowledge = None,
 ) -> Answer:
     """Change to a higher tier."""
     async with connection.engine() as engine:
@@ -54,8 +57,9 @@ async def upgrade(
             membership_expires_at=expiry(expires),
             idempotency_key=key,
             metadata=metadata_of(metadata),
+            acknowledge=acknowledge,
         )
-    return _answer("upgraded", user, result)
+    return _answer("upgraded", user, result, acknowledge)
 
 
 async def downgrade(
@@ -68,6 +72,7 @@ async def downgrade(
     ] = "keep",
     key: Key = None,
     metadata: MetadataText = None,
+    acknowledge: Acknowledge = None,
 ) -> Answer:
     """Change to a lower tier."""
     expires_at = expiry(expires)
@@ -81,8 +86,9 @@ async def downgrade(
             clear_expiration=expires_at is None,
             idempotency_key=key,
             metadata=metadata_of(metadata),
+            acknowledge=acknowledge,
         )
-    return _answer("downgraded", user, result)
+    return _answer("downgraded", user, result, acknowledge)
 
 
 async def renew(
@@ -94,6 +100,7 @@ async def renew(
     ],
     key: Key = None,
     metadata: MetadataText = None,
+    acknowledge: Acknowledge = None,
 ) -> Answer:
     """Give the tier a user has, expired or not, a new end."""
     expires_at = expiry(expires)
@@ -102,12 +109,16 @@ async def renew(
         raise typer.BadParameter(problem, param_hint=_EXPIRES)
     async with connection.engine() as engine:
         result = await engine.renew_membership(
-            user, expires_at, idempotency_key=key, metadata=metadata_of(metadata)
+            user,
+            expires_at,
+            idempotency_key=key,
+            metadata=metadata_of(metadata),
+            acknowledge=acknowledge,
         )
-    return _answer("renewed", user, result)
+    return _answer("renewed", user, result, acknowledge)
 
 
-def _answer(done: str, user: str, result: TierChangeResult) -> Answer:
+def _answer(done: str, user: str, result: TierChangeResult, asked: Level | None) -> Answer:
     data = {
         "transaction_id": result.transaction_id,
         "user_id": user,
@@ -118,10 +129,11 @@ def _answer(done: str, user: str, result: TierChangeResult) -> Answer:
         "credits_delta": result.credits_delta,
         "membership_expires_at": result.membership_expires_at,
         "replayed": result.replayed,
+        "acknowledged": result.acknowledged,
     }
     tiers = f"{name(result.old_tier or 'none')} -> {name(result.new_tier)}"
     balances = f"{amount(result.old_credits)} -> {amount(result.new_credits)} credits"
-    again = " (replayed: nothing changed now)" if result.replayed else ""
+    behind = ending(replayed=result.replayed, asked=asked, reached=result.acknowledged)
     end = spoken_expiry(result.membership_expires_at)
     text = f"{done} {name(user)}: {tiers} {end}, {balances}, transaction {result.transaction_id}"
-    return Answer(data, text + again)
+    return Answer(data, text + behind)

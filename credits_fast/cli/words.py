@@ -13,16 +13,18 @@ import typer
 from credits_fast.errors import InvalidMetadataError
 from credits_fast.exact import plain
 from credits_fast.exit_codes import printable
-from credits_fast.types import UNCHANGED, Unchanged
+from credits_fast.types import UNCHANGED, Level, Unchanged
 
 if TYPE_CHECKING:
     from credits_fast.types import Variables
 
 __all__ = [
+    "Acknowledge",
     "Key",
     "MetadataText",
     "UserId",
     "amount",
+    "ending",
     "expiry",
     "metadata_of",
     "moment",
@@ -39,6 +41,10 @@ Key: TypeAlias = Annotated[
 MetadataText: TypeAlias = Annotated[
     str | None,
     typer.Option(metavar="JSON", help="A JSON object to keep with the transaction."),
+]
+Acknowledge: TypeAlias = Annotated[
+    Level | None,
+    typer.Option(help="How far it has to have come, else as configured."),
 ]
 
 NEVER: Final = "never"
@@ -127,3 +133,9 @@ def name(identifier: str) -> str:
 def spoken_expiry(expires_at: datetime | None) -> str:
     """When a membership ends, for people."""
     return "without end" if expires_at is None else f"until {expires_at:%Y-%m-%d %H:%M} UTC"
+
+
+def ending(*, replayed: bool, asked: Level | None, reached: Level) -> str:
+    """What is told behind a decision: how far it has come, where that was asked, and whether it is new."""
+    level = "" if asked is None else f", acknowledged {reached}"
+    return f"{level} (replayed: nothing changed now)" if replayed else level

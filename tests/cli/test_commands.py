@@ -62,6 +62,30 @@ def test_a_charge_may_name_its_amount(program: Program) -> None:
     assert "0.000001" == program.document("charge", "ada", "chat", "--amount", "0.000001")["cost"]
 
 
+def test_how_far_a_decision_has_to_have_come_may_be_said(
+    program: Program, tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDITS_EMBEDDED", str(tmp_path))
+    monkeypatch.setenv("CREDITS_CONFIG", str(config_file))
+    program.document("user", "create", "ada", "--credits", "100", "--tier", "free")
+    charge = ("charge", "ada", "chat", "--amount", "1")
+    upgrade = ("tier", "upgrade", "ada", "pro", "--acknowledge", "committed", "--key", "u")
+
+    assert "memory" == program.document(*charge)["acknowledged"]
+    assert program(*charge, "--acknowledge", "committed").out.endswith(", acknowledged committed\n")
+    assert "committed" == program.document(*upgrade)["acknowledged"]
+    again = ", acknowledged committed (replayed: nothing changed now)\n"
+    assert program(*upgrade).out.endswith(again)
+
+
+def test_a_level_that_does_not_exist_is_refused_before_anything_is_connected(
+    program: Program,
+) -> None:
+    refused = program("charge", "ada", "chat", "--acknowledge", "quickly")
+
+    assert (2, True) == (refused.code, "'quickly' is not one of" in refused.err)
+
+
 @pytest.mark.usefixtures("ada")
 def test_the_same_key_again_replays_the_charge(program: Program) -> None:
     words = ("charge", "ada", "chat", "--variable", "tokens=100", "--key", "request-1")
