@@ -128,8 +128,38 @@ class Leases:
             await self._release(connection, held)
             await connection.execute(delete(sync_workers).where(sync_workers.c.id == self._worker))
 
-    async def set_aside(self, partition: int, fence: int, reason: str) -> None:
+    async def take(self, partition: int) -> Claim | None:
+        """A partition that is set aside, taken from whoever has it; None where it is not set aside.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        columns = sync_partitions.c
+        self._is_known = True
+        async with writing(self._database, idle_ms=self._lease_ms) as connection:
+            query = select(columns.fence, columns.last_id, columns.last_stamp)
+            is_it = (columns.partition == partition, columns.set_aside.is_not(None))
+            row = (await connection.execute(query.where(*is_it).with_for_update())).first()
+            if row is None:
+                return None
+            await connection.execute(
+                update(sync_partitions)
+                .where(columns.partition == partition)
+                .values(
+                    owner=self._worker,
+                    fence=row.fence + 1,
+                    lease_until_ms=database_now_ms() + self._lease_ms,
+                ),
+            )
+        return Claim(partition, row.fence + 1, row.last_id, row.last_stamp)
+
+    async def set_aside(self, partition: int, fence: int, reason: str | None) -> None:
         """Tell everybody why a partition of ours is not carried; until it is claimed anew.
+
+        Args:
+            partition: The partition.
+            fence: That of our claim.
+            reason: Why, None where it can be carried again.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
@@ -139,7 +169,7 @@ class Leases:
             await connection.execute(
                 update(sync_partitions)
                 .where(columns.partition == partition, columns.fence == fence)
-                .values(set_aside=reason[:_REASON_MAX]),
+                .values(set_aside=None if reason is None else reason[:_REASON_MAX]),
             )
 
     async def owners(self) -> dict[int, str | None]:

@@ -26,12 +26,12 @@ restored backup. Between the two, transactions are missing that nobody has; that
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import func, insert, select, tuple_, update
 
 from credits_fast.database import reading, writing
 from credits_fast.entries import (
@@ -110,18 +110,38 @@ class Repaired:
 
 @dataclass(slots=True)
 class RepairWork:
-    """A repair under way: everything that is read and written in Redis is on one connection."""
+    """A repair under way: everything that is read and written in Redis is on one connection.
+
+    Attributes:
+        claim: The partition, and where the ledger is now.
+        keys: The partition's keys.
+        lane: The connection.
+        epoch: The new epoch.
+        common: The last entry that both sides have.
+        position: Where the ledger was when it began.
+        adopting: How many entries of the new epoch the ledger has already.
+        creates_users: Whether users of the journal that the ledger lacks are created, with nothing;
+            where not, they end it.
+        entries: Entries that the journal held.
+        adopted: Transactions the ledger lacked.
+        restored: Transactions the journal did not have any more.
+        remembered: Records of keys that were put back into Redis.
+        created: Users that were created.
+    """
 
     claim: Claim
     keys: PartitionKeys
     lane: Lane
     epoch: int
     common: EntryId
+    position: EntryId
     adopting: int = 0
+    creates_users: bool = False
     entries: int = 0
     adopted: int = 0
     restored: int = 0
     remembered: int = 0
+    created: int = 0
 
 
 class Repair:
@@ -142,8 +162,12 @@ class Repair:
         self._database = database
         self._ledger = ledger
 
-    async def close(self, claim: Claim) -> RepairWork:
+    async def close(self, claim: Claim, *, has_gap: bool = False) -> RepairWork:
         """The partition, closed: no charge is accepted until `begin`.
+
+        Args:
+            claim: The partition.
+            has_gap: Whether it is known, and to be mended, that the ledger has lost history itself.
 
         Raises:
             LedgerBehindError: The ledger has lost history itself; nothing is changed.
@@ -155,16 +179,17 @@ class Repair:
         first = await lane.execute(b"XRANGE", keys.journal, b"-", b"+", b"COUNT", b"1")
         if first and str(position) != NOTHING_YET:
             oldest = EntryId.parse(first[0][0].decode())
-            if oldest > position:
+            if oldest > position and not has_gap:
                 raise LedgerBehindError(
                     f"the ledger is at entry {position} and the journal begins with {oldest}: "
-                    "what stood between them is in neither; was an older backup restored?",
+                    "what stood between them is in neither; was an older backup restored? "
+                    "`credits-fast recover` goes on from what one of them has",
                 )
         await lane.execute(b"UNLINK", keys.gate)
         last = await lane.execute(b"XREVRANGE", keys.journal, b"+", b"-", b"COUNT", b"1")
         ends = [EntryId.parse(entry[0].decode()).epoch for entry in last]
         epoch = 1 + max(await self._epoch(claim), position.epoch, *ends, 0)
-        return RepairWork(claim, keys, lane, epoch, EntryId((0, 0)))
+        return RepairWork(claim, keys, lane, epoch, EntryId((0, 0)), position=position)
 
     async def adopt(self, work: RepairWork) -> None:
         """Record what the journal has and the ledger lacks.
@@ -175,11 +200,10 @@ class Repair:
             MalformedEntryError: An entry was not written by these scripts.
             UnavailableError: A server cannot be reached.
         """
-        position = EntryId.parse(work.claim.last_id)
         async for page in _pages(work):
             recorded = await self._recorded(page)
             _compare(work, page, recorded)
-            lacking = missing(page, recorded, position)
+            lacking = missing(page, recorded, work.position)
             if lacking:
                 await self._record(work, lacking)
         work.restored = await self._ahead_of(work)
@@ -216,7 +240,7 @@ class Repair:
         moment = b"%b%06d" % (seconds, int(microseconds))
         first = str(EntryId((work.epoch, work.adopting)))
         fields = (b"v", FORMAT.encode(), b"t", moment, b"i", b"")
-        await self._move(work, first, stamp(first, fields))
+        await self.move(work.claim, work.epoch, first, stamp(first, fields))
         reply = await work.lane.run_script(
             "begin",
             (work.keys.gate, work.keys.meta, work.keys.journal),
@@ -264,24 +288,52 @@ class Repair:
 
     async def _record(self, work: RepairWork, entries: Sequence[Entry]) -> None:
         """Adopt entries: one commit, on top of what their users have and their holds are."""
-        known = await self._known(entries)
+        items = (item for entry in entries for item in entry.items)
+        names = {item.user_id for item in items if not isinstance(item, RefusedItem)}
+        if work.creates_users:
+            await self.create_users(work, names)
+        known = await self.known(names, hold_ids(entries))
+        moved: list[Entry] = []
+        for entry in entries:
+            one = adopted(entry, EntryId((work.epoch, work.adopting + len(moved))), known)
+            if one is not None:
+                moved.append(one)
+        await self.record(work, moved)
+        work.adopted += sum(1 for _ in transactions_of(entries))
+
+    async def record(self, work: RepairWork, entries: Sequence[Entry]) -> None:
+        """Record entries of the new epoch, in one commit.
+
+        Raises:
+            PositionLostError: Another worker has taken the partition over.
+            ChainBrokenError: A user or hold in the ledger is not where they begin.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        if not entries:
+            return
         claim = work.claim
         batch = Batch(claim.partition, (claim.last_id, claim.last_stamp), claim.fence)
         for entry in entries:
-            moved = adopted(entry, EntryId((work.epoch, work.adopting)), known)
-            if moved is not None:
-                batch.add(moved)
-                work.adopting += 1
-        if not batch.entries:
-            return
+            batch.add(entry)
         await self._ledger.write([batch])
         claim.last_id, claim.last_stamp = batch.ends
-        work.adopted += sum(1 for _ in transactions_of(entries))
+        work.adopting += len(entries)
 
-    async def _known(self, entries: Sequence[Entry]) -> Known:
-        """The users and holds of these entries, as the ledger has them."""
-        items = (item for entry in entries for item in entry.items)
-        names = {item.user_id for item in items if not isinstance(item, RefusedItem)}
+    async def create_users(self, work: RepairWork, names: Collection[str]) -> None:
+        """Create users that the ledger lacks, with nothing.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        async with writing(self._database) as connection:
+            there = {*await connection.scalars(select(users.c.id).where(users.c.id.in_(names)))}
+            rows = [{"id": name} for name in sorted({*names} - there)]
+            if rows:
+                await connection.execute(insert(users), rows)
+        work.created += len(rows)
+
+    async def known(self, names: Collection[str], named_holds: Collection[str]) -> Known:
+        """Users and holds as the ledger has them, by their ids."""
         accounts = select(
             users.c.id,
             micros_of(users.c.credits).label("balance"),
@@ -296,7 +348,7 @@ class Repair:
             micros_of(columns.reserved).label("reserved"),
             micros_of(columns.captured).label("captured"),
             columns.expires_at,
-        ).where(columns.id.in_(hold_ids(entries)))
+        ).where(columns.id.in_(named_holds))
         known = Known()
         async with reading(self._database) as connection:
             for row in await connection.execute(accounts):
@@ -365,8 +417,14 @@ class Repair:
             last = rows[-1]
             page = query.where(tuple_(record.user_id, record.key) > tuple_(last.user_id, last.key))
 
-    async def _move(self, work: RepairWork, last_id: str, last_stamp: str) -> None:
-        columns, claim = sync_partitions.c, work.claim
+    async def move(self, claim: Claim, epoch: int, last_id: str, last_stamp: str) -> None:
+        """Set where the ledger is.
+
+        Raises:
+            PositionLostError: Another worker has taken the partition over.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        columns = sync_partitions.c
         async with writing(self._database) as connection:
             moved = await connection.execute(
                 update(sync_partitions)
@@ -375,7 +433,7 @@ class Repair:
                     columns.fence == claim.fence,
                     columns.last_id == claim.last_id,
                 )
-                .values(epoch=work.epoch, last_id=last_id, last_stamp=last_stamp),
+                .values(epoch=epoch, last_id=last_id, last_stamp=last_stamp),
             )
         if not moved.rowcount:
             raise PositionLostError(claim.partition)

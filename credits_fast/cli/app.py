@@ -16,6 +16,7 @@ from credits_fast.cli import (
     doctor,
     history,
     partitions,
+    recover,
     setup,
     tiers,
     users,
@@ -47,6 +48,7 @@ for _commands in (
     worker,
     doctor,
     partitions,
+    recover,
     dead_letters,
     verify,
 ):

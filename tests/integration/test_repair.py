@@ -224,7 +224,7 @@ STEPS: list[tuple[str, Callable[[Any], Any]]] = [
     ("the journal is adopted", lambda repair: repair.adopt),
     ("a page is adopted", lambda repair: repair._record),
     ("keys are remembered", lambda repair: repair.remember),
-    ("the position is moved", lambda repair: repair._move),
+    ("the position is moved", lambda repair: repair.move),
     ("the epoch is begun", lambda repair: repair.begin),
 ]
 
