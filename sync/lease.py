@@ -142,16 +142,17 @@ class Leases:
             row = (await connection.execute(query.where(*is_it).with_for_update())).first()
             if row is None:
                 return None
+            claim = Claim(partition, 1 + row.fence, row.last_id, row.last_stamp)
             await connection.execute(
                 update(sync_partitions)
                 .where(columns.partition == partition)
                 .values(
                     owner=self._worker,
-                    fence=row.fence + 1,
+                    fence=claim.fence,
                     lease_until_ms=database_now_ms() + self._lease_ms,
                 ),
             )
-        return Claim(partition, row.fence + 1, row.last_id, row.last_stamp)
+        return claim
 
     async def set_aside(self, partition: int, fence: int, reason: str | None) -> None:
         """Tell everybody why a partition of ours is not carried; until it is claimed anew.

@@ -199,7 +199,11 @@ _TWO_WORKERS: Final = Mutant(
             "columns.lease_until_ms < database_now_ms(),\n        )\n        query",
             "columns.fence >= 0,\n        )\n        query",
         ),
-        Edit("sync/lease.py", "row.fence + 1", "row.fence"),
+        Edit(
+            "sync/lease.py",
+            "Claim(row.partition, row.fence + 1,",
+            "Claim(row.partition, row.fence,",
+        ),
     ),
 )
 _UNTARGETED_CONFLICT: Final = Mutant(
@@ -294,10 +298,10 @@ _FOREIGN_REPLY: Final = Mutant(
         Edit(
             "dispatch.py",
             "    def _answer(self, replies: Sequence[bytes]) -> None:\n"
-            "        for waiting, reply in zip(self.waiting, replies, strict=True):\n",
+            "        for (_, _, answer, _), reply in zip(self.waiting, replies, strict=True):\n",
             "    def _answer(self, replies: Sequence[bytes]) -> None:\n"
-            "        still = [one for one in self.waiting if not one.answer.done()]\n"
-            "        for waiting, reply in zip(still, replies):\n",
+            "        still = [one for one in self.waiting if not one[2].done()]\n"
+            "        for (_, _, answer, _), reply in zip(still, replies):\n",
         ),
     ),
 )
