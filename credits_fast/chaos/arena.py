@@ -77,6 +77,7 @@ class Arena:
         outages: The faults after which charges have to go on.
         may_lose: When what is acknowledged may be lost.
         may_forget: Whether Redis was made to forget keys that the ledger remembers.
+        may_remember: Whether Redis remembers what the ledger may have lost.
         may_move: When what is acknowledged may be recorded with another balance.
         expectations: What was expected beside the invariants.
     """
@@ -93,6 +94,7 @@ class Arena:
     may_lose: list[Window] = field(default_factory=list[Window])
     may_move: list[Window] = field(default_factory=list[Window])
     may_forget: bool = False
+    may_remember: bool = False
     expectations: list[Expectation] = field(default_factory=list[Expectation])
 
     @asynccontextmanager

@@ -45,6 +45,7 @@ SCENARIOS: Final = {
         ledger.PG_DOWN,
         ledger.PG_DOWN_UNTIL_FULL,
         restored.PG_RESTORE_OLD,
+        restored.PG_RESTORE_BEYOND,
         ledger.CONFLICTING_COMMITS,
         callers.POISON_METADATA,
         callers.HYDRATE_RACE,

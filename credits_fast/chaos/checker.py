@@ -72,6 +72,9 @@ class Terms:
             has to be in the ledger, but with whatever balance was there.
         may_forget: Whether Redis has forgotten keys that the ledger remembers: then one that was used for
             something else is not refused, but undone.
+        may_remember: Whether Redis still remembers, and has in its balances, what may be lost: then an
+            answer that only repeats another one binds no more than that one, and the ledger has to have
+            the sum of what was lost.
         outages: The faults after which charges had to go on.
         limit_ms: Milliseconds within which they had to, and everything had to be recorded.
     """
@@ -79,6 +82,7 @@ class Terms:
     may_lose: Sequence[Window] = ()
     may_move: Sequence[Window] = ()
     may_forget: bool = False
+    may_remember: bool = False
     outages: Sequence[Outage] = ()
     limit_ms: float = 30_000
 
@@ -206,10 +210,10 @@ class _Case:
 
     @cached_property
     def rows(self) -> dict[int, list[Row]]:
-        """The rows of each operation; those of nobody under -1. What undoes one is the library's own."""
+        """The rows of each operation; those of nobody under -1. What undoes or settles is the library's."""
         found: dict[int, list[Row]] = defaultdict(list)
         for row in self.evidence.rows:
-            if row.reverses not in self.undone:
+            if row.reverses not in self.undone and not row.settles:
                 found[self._number_of(row)].append(row)
         return found
 
@@ -237,16 +241,26 @@ class _Case:
 
         What was decided within a window may have been answered a moment after it.
         """
-        windows = self.terms.may_lose
+        windows, unbound = self.terms.may_lose, set(self.undone)
+        if self.terms.may_remember:
+            unbound |= {one.transaction_id for one in operation.answers if _is_within(one, windows)}
         return [
             one
             for one in operation.answers
-            if one.transaction_id not in self.undone and not _is_within(one, windows)
+            if one.transaction_id not in unbound and not _is_within(one, windows)
         ]
 
     def is_below(self, row: Row) -> bool:
-        """Whether a row takes its user below zero; what was given twice is taken back all the same."""
-        return row.after < 0 and row.delta < 0 and row.reverses not in self.undone
+        """Whether a row takes its user below zero.
+
+        What was given twice is taken back all the same; what was decided on a history that was given up
+        was above zero there.
+        """
+        if row.after >= 0 or row.delta >= 0 or row.reverses in self.undone:
+            return False
+        asked = self.asked.get(self._number_of(row))
+        answers = asked.answers if asked is not None else ()
+        return not any(_is_within(one, self.terms.may_move) for one in answers)
 
     @cached_property
     def taken_back(self) -> frozenset[str]:
@@ -254,6 +268,24 @@ class _Case:
         return frozenset(
             row.user for row in self.evidence.rows if row.reverses in self.undone and row.delta < 0
         )
+
+    @cached_property
+    def unsettled(self) -> dict[str, int]:
+        """How far what a recovery settled is from what was lost, of each user of whom that can be told.
+
+        Where Redis remembers what the ledger has lost, all of it has to be settled.
+        """
+        settled, gone, unknown = Counter[str](), Counter[str](), set[str]()
+        for row in self.evidence.rows:
+            if row.settles:
+                settled[row.user] += row.delta
+        for one in self.lost:
+            gone[one.asked.user] += one.asked.delta
+        for number, one in self.asked.items():
+            if one.outcome is Outcome.AMBIGUOUS and number not in self.rows:
+                unknown.add(one.asked.user)  # it may have been decided and lost
+        told = settled.keys() | (gone.keys() if self.terms.may_remember else ())
+        return {user: settled[user] - gone[user] for user in told - unknown}
 
     def drift_of(self, user: str) -> int:
         """How far the ledger's balance of a user is from what the rows make it."""
@@ -317,7 +349,12 @@ def _sums(case: _Case) -> Examined:
         if (drift := case.drift_of(user))
     ]
     problems += [f"{user}: rows of a user nobody created" for user in sorted(strangers)]
-    return Examined(len(openings), problems)
+    problems += [
+        f"{user}: what was settled differs by {beyond} from what was lost"
+        for user, beyond in sorted(case.unsettled.items())
+        if beyond
+    ]
+    return Examined(len(openings) + len(case.unsettled), problems)
 
 
 def _chains(case: _Case) -> Examined:

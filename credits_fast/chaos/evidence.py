@@ -23,6 +23,7 @@ class Row(NamedTuple):
         key: The idempotency key, None for none.
         number: The number of the operation in its metadata, None where that is unreadable.
         reverses: The transaction that this one undoes, None where it undoes none.
+        settles: Whether it stands for all that a recovery found to be in neither journal nor ledger.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Row(NamedTuple):
     key: str | None
     number: int | None
     reverses: str | None = None
+    settles: bool = False
 
 
 class Held(NamedTuple):

@@ -90,10 +90,11 @@ async def _rows(database: AsyncEngine) -> list[Row]:
     return [Row._make((*one[:-1], *_told(one[-1]))) for one in found]
 
 
-def _told(metadata: Any) -> tuple[int | None, str | None]:
-    """The number of the operation, and what it undoes."""
+def _told(metadata: Any) -> tuple[int | None, str | None, bool]:
+    """The number of the operation, what it undoes, and whether it settles what a recovery found."""
     number = metadata.get("operation")
-    return number if isinstance(number, int) else None, metadata.get("reverses")
+    told = number if isinstance(number, int) else None
+    return told, metadata.get("reverses"), "recoveredGap" in metadata
 
 
 async def _ledger(database: AsyncEngine) -> dict[str, Held]:

@@ -366,6 +366,19 @@ _RETAINS_NOTHING: Final = Mutant(
         Edit("sync/worker.py", "        return synced[0][1]\n", "        return synced[-1][1]\n"),
     ),
 )
+_SETTLES_NOTHING: Final = Mutant(
+    name="settles-nothing",
+    defect="A recovery that trusts Redis leaves the ledger's balances as they are.",
+    scenario="pg-restore-beyond",
+    breaks="I1",
+    edits=(
+        Edit(
+            "sync/settlement.py",
+            "    delta = redis.balance - ledger.account.balance\n",
+            "    delta = 0\n",
+        ),
+    ),
+)
 
 _RELEASE_GIVES_MORE: Final = Mutant(
     name="release-gives-more",
@@ -423,6 +436,7 @@ MUTANTS: Final = {
         _JOURNAL_FORGOTTEN,
         _WATERMARK_ONLY,
         _RETAINS_NOTHING,
+        _SETTLES_NOTHING,
         _NOTHING_TAKEN_BACK,
         _NO_REVERSAL,
         _RELEASE_GIVES_MORE,

@@ -181,6 +181,7 @@ async def play(
             may_lose=arena.may_lose,
             may_move=arena.may_move,
             may_forget=arena.may_forget,
+            may_remember=arena.may_remember,
             outages=arena.outages,
             limit_ms=scenario.limit_s * 1_000,
         )

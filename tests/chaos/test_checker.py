@@ -396,3 +396,86 @@ def test_what_was_given_twice_is_taken_back_below_zero_and_nothing_else_is() -> 
     rows[-1] = rows[-1]._replace(reverses=None)
     found = verdict(history=history, rows=(*ROWS, *rows), ledger=held, redis=held)
     assert {"I3", "I6"} <= {*found.broken}
+
+
+LOST_AND_SETTLED = Evidence(
+    openings={A: 100},
+    rows=(
+        row(1, A, 1, 30, 100),
+        Row("s1", A, 2, "charge", -20, 70, 50, None, None, settles=True),
+    ),
+    ledger={A: Held(50, 2)},
+    redis={A: Held(50, 2)},
+    redis_known=1,
+    recorded_ms=5.0,
+)
+REMEMBERED = [
+    acknowledged(1, A, 30, 70, at=0),
+    acknowledged(2, A, 20, 50, at=10),
+    acknowledged(2, A, 20, 50, at=50)._replace(replayed=True),
+]
+MAY_LOSE = Terms(may_lose=(Window(8, 20),))
+
+
+def test_what_a_recovery_settles_is_the_sum_of_what_was_lost() -> None:
+    found = judge(REMEMBERED, LOST_AND_SETTLED, replace(MAY_LOSE, may_remember=True))
+
+    assert [] == found.broken
+    assert (1, 1, 0) == (
+        found.figures.lost,
+        found.figures.lost_within_bound,
+        found.figures.duplicated,
+    )
+    assert 2 == found.examined["I1"].looked_at
+
+
+def test_a_settlement_that_is_another_sum_is_found() -> None:
+    rows = (LOST_AND_SETTLED.rows[0], LOST_AND_SETTLED.rows[1]._replace(delta=-21, after=49))
+    held = {A: Held(49, 2)}
+    evidence = replace(LOST_AND_SETTLED, rows=rows, ledger=held, redis=held)
+
+    found = judge(REMEMBERED, evidence, replace(MAY_LOSE, may_remember=True))
+
+    assert ["I1"] == found.broken
+    assert "differs by -1 from what was lost" in found.examined["I1"].shown
+
+
+def test_what_nobody_settles_is_found_where_redis_has_it() -> None:
+    held = {A: Held(70, 1)}
+    evidence = replace(LOST_AND_SETTLED, rows=LOST_AND_SETTLED.rows[:1], ledger=held, redis=held)
+
+    assert ["I1"] == judge(REMEMBERED, evidence, replace(MAY_LOSE, may_remember=True)).broken
+
+
+def test_a_settlement_is_not_judged_where_something_may_have_been_lost_unanswered() -> None:
+    history = [*REMEMBERED, ended(3, A, Outcome.AMBIGUOUS, at=11, code="OUTCOME_UNKNOWN")]
+    rows = (LOST_AND_SETTLED.rows[0], LOST_AND_SETTLED.rows[1]._replace(delta=-21, after=49))
+    held = {A: Held(49, 2)}
+    evidence = replace(LOST_AND_SETTLED, rows=rows, ledger=held, redis=held)
+
+    assert [] == judge(history, evidence, replace(MAY_LOSE, may_remember=True)).broken
+
+
+def test_an_answer_that_repeats_a_lost_one_binds_where_redis_does_not_remember_it() -> None:
+    assert ["I4"] == judge(REMEMBERED, LOST_AND_SETTLED, MAY_LOSE).broken
+
+
+def test_what_was_decided_on_a_history_that_was_given_up_may_be_below_zero_in_the_ledger() -> None:
+    history = [acknowledged(1, A, 130, 10, at=0)]
+    evidence = replace(
+        EVIDENCE,
+        openings={A: 100},
+        rows=(
+            row(1, A, 1, 130, 100),
+            Row("s1", A, 2, "grant", 40, -30, 10, None, None, settles=True),
+        ),
+        ledger={A: Held(10, 2)},
+        redis={A: Held(10, 2)},
+        samples=(),
+        journals=(),
+    )
+
+    assert "I6" in judge(history, evidence, Terms()).broken
+    moved = judge(history, evidence, Terms(may_move=(Window(0, 9),)))
+    assert "I6" not in moved.broken
+    assert 0 == moved.figures.below_floor
