@@ -52,6 +52,10 @@ class ClusterNode:
         """Whether it says so."""
         return (await self.server.fields("replication")).get("role") == "master"
 
+    async def serves(self) -> bool:
+        """Whether it takes the cluster for sound: after a start not before two seconds."""
+        return b"cluster_state:ok" in await self.server.ask("CLUSTER", "INFO")
+
     async def id(self) -> str:
         """Its name in the cluster."""
         return str((await self.server.ask("CLUSTER", "MYID")).decode())
@@ -138,24 +142,39 @@ class ValkeyCluster:
                     return node
         raise RedisUnavailableError(f"nobody serves slot {slot} of the cluster")
 
-    async def move(self, slot: int, target: ClusterNode) -> int:
+    async def move(
+        self, slot: int, target: ClusterNode, *, crash: ClusterNode | None = None
+    ) -> int:
         """How many keys were moved: all of a slot, some at a time, to a primary that serves it then.
+
+        Args:
+            slot: The slot.
+            target: Where it goes.
+            crash: A node that is killed, and started again, when some of the keys have gone.
 
         Raises:
             RedisUnavailableError: Nobody serves the slot.
         """
         source = await self.owner(slot)
-        source_id, target_id = await source.id(), await target.id()
-        await target.server.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-        await source.server.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
         moved = 0
-        while keys := await source.server.ask("CLUSTER", "GETKEYSINSLOT", slot, _KEYS_AT_ONCE):
+        while keys := await self._between(slot, source, target):
             address = ("127.0.0.1", target.port, "", 0, _MIGRATION_MS)
             await source.server.ask("MIGRATE", *address, "KEYS", *keys)
             moved += len(keys)
+            if crash is not None:
+                await crash.server.restart(signal.SIGKILL)
+                await _until(crash.serves, "a server that was started again serves its slots")
+                crash = None
         for node in (target, source):
-            await node.server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+            await node.server.ask("CLUSTER", "SETSLOT", slot, "NODE", await target.id())
         return moved
+
+    async def _between(self, slot: int, source: ClusterNode, target: ClusterNode) -> list[bytes]:
+        """Keys of a slot that are still to be moved, where both know that it is; also after a restart."""
+        await target.server.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", await source.id())
+        await source.server.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", await target.id())
+        keys: list[bytes] = await source.server.ask("CLUSTER", "GETKEYSINSLOT", slot, _KEYS_AT_ONCE)
+        return keys
 
     async def _form(self) -> None:
         first, *others = self.nodes

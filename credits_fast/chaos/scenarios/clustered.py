@@ -12,13 +12,15 @@ from credits_fast.chaos.scenario import Scenario
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena
-    from credits_fast.chaos.cluster import ValkeyCluster
+    from credits_fast.chaos.cluster import ClusterNode, ValkeyCluster
 
 __all__ = ["CLUSTER_FAILOVER", "RESHARD"]
 
 _MOVES: Final = 10
 _LAG_NS: Final = 1_000_000_000
 """What a replica of this machine had not received, at most."""
+_UNSYNCED_NS: Final = 2_000_000_000
+"""What a server holds back behind an fsync, at most."""
 
 
 async def _cluster_failover(arena: Arena) -> None:
@@ -40,21 +42,38 @@ async def _cluster_failover(arena: Arena) -> None:
 
 
 async def _reshard(arena: Arena) -> None:
-    """The slot of a partition is moved to another primary key by key, and to the next, and back."""
+    """The slot of a partition is moved to another primary key by key, and to the next, and back.
+
+    In the middle of every third move one of the two is killed, and started again.
+    """
     cluster, partitions = _cluster(arena), arena.stage.engine.partitions
     async with arena.load.asking():
         await arena.calls()
-        for _ in range(_MOVES):
+        for number in range(_MOVES):
             slot = arena.chance.choice([*partitions]).slot
             there = await cluster.owner(slot)
             target = arena.chance.choice(
                 [node for node in await cluster.primaries() if node is not there]
             )
-            async with arena.outage("slot moved"):
-                arena.observations["keys moved"] += await cluster.move(slot, target)
+            if number % 3 == 2:  # noqa: PLR2004  # every third
+                await _move_with_a_crash(arena, slot, target, arena.chance.choice([there, target]))
+            else:
+                async with arena.outage("slot moved"):
+                    arena.observations["keys moved"] += await cluster.move(slot, target)
             await arena.calls(arena.size.calls // 2)
     moved = arena.observations["keys moved"]
     arena.expect(f"keys were moved: {moved}", is_met=moved > 0)
+
+
+async def _move_with_a_crash(
+    arena: Arena, slot: int, target: ClusterNode, crash: ClusterNode
+) -> None:
+    cluster = _cluster(arena)
+    async with arena.outage("slot moved, with a SIGKILL in the middle"):
+        from_ns = time.monotonic_ns() - _UNSYNCED_NS
+        arena.observations["keys moved"] += await cluster.move(slot, target, crash=crash)
+        arena.may_lose.append(Window(from_ns, time.monotonic_ns()))
+        await arena.until(cluster.is_whole, "the cluster is whole again")
 
 
 def _cluster(arena: Arena) -> ValkeyCluster:
@@ -76,7 +95,10 @@ CLUSTER_FAILOVER: Final = Scenario(
 )
 RESHARD: Final = Scenario(
     name="reshard",
-    promise="Slots that move to and fro under load cost retries, and lose and double nothing.",
+    promise=(
+        "Slots that move to and fro under load cost retries, and lose and double nothing; where a primary "
+        "is killed in the middle, what it held back behind an fsync: two seconds before the kill at most."
+    ),
     play=_reshard,
     is_clustered=True,
     config={"partitions": 6},
