@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from credits_fast import wire
 from credits_fast.amounts import MICROS_PER_CREDIT
 from credits_fast.benchmarks.users import load_users
 from credits_fast.benchmarks.workload import CHARGED, OPENING, PRICE, Request, user_name
-from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint, Lane
-from credits_fast.operations import Operations
-from credits_fast.pricing import PriceList
+from credits_fast.calls.operations import Operations
+from credits_fast.prices.pricing import PriceList
+from credits_fast.protocol import wire
+from credits_fast.protocol.keys import Partitions
 from credits_fast.resp import pack
+from credits_fast.servers.lane import Endpoint, Lane
 from credits_fast.version import __version__
 
 if TYPE_CHECKING:
     from credits_fast.config import CreditsConfig
-    from credits_fast.wire import Call
+    from credits_fast.protocol.wire import Call
 
 __all__ = ["Bare"]
 

@@ -16,16 +16,16 @@ from sqlalchemy import func, select
 
 from credits_fast.benchmarks.loops import closed_loop
 from credits_fast.benchmarks.readings import Carried, Cpu
-from credits_fast.database import reading
 from credits_fast.lag import LagGauge
-from credits_fast.recording import behind, journal_ends
+from credits_fast.ledger.database import reading
+from credits_fast.ledger.recording import behind, journal_ends
 from credits_fast.sync.tables import sync_partitions
 
 if TYPE_CHECKING:
     from credits_fast.benchmarks.product import Product
     from credits_fast.benchmarks.stage import Stage
     from credits_fast.benchmarks.workload import Request
-    from credits_fast.processes import ServerProcess
+    from credits_fast.servers.processes import ServerProcess
 
 __all__ = ["carry", "drain"]
 

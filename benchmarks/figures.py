@@ -19,7 +19,7 @@ from credits_fast.benchmarks.readings import (
     Readings,
 )
 from credits_fast.benchmarks.spread import Spread
-from credits_fast.samples import percentile
+from credits_fast.checks.samples import percentile
 
 if TYPE_CHECKING:
     from credits_fast.benchmarks.readings import Carried

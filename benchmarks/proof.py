@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from credits_fast.balance_sheet import BalanceSheet, RedisComparison, balance_sheet, compare_redis
 from credits_fast.benchmarks.workload import OPENING
-from credits_fast.database import reading
+from credits_fast.checks.balance_sheet import (
+    BalanceSheet,
+    RedisComparison,
+    balance_sheet,
+    compare_redis,
+)
+from credits_fast.ledger.database import reading
 from credits_fast.sync.tables import audit_logs, idempotency_records, transactions
 
 if TYPE_CHECKING:

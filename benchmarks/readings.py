@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from credits_fast.benchmarks.spread import Spread
-from credits_fast.samples import percentile
+from credits_fast.checks.samples import percentile
 
 if TYPE_CHECKING:
     from credits_fast.benchmarks.loops import Answered

@@ -40,7 +40,7 @@ from credits_fast.benchmarks.stage import Stage, open_stage
 from credits_fast.benchmarks.users import insert_users, load_users
 from credits_fast.benchmarks.weighing import weigh
 from credits_fast.benchmarks.workload import WORKLOADS, draw, draw_trace
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.servers.lane import Endpoint, Lane
 
 if TYPE_CHECKING:
     from credits_fast.benchmarks.plan import Plan

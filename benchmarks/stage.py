@@ -26,16 +26,16 @@ from sqlalchemy.exc import ArgumentError, ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from credits_fast import schema
 from credits_fast.benchmarks.cpu import children_s, process_s
 from credits_fast.benchmarks.workload import PRICES
 from credits_fast.config import CreditsConfig, load_config
-from credits_fast.database import connect, reading
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import ConfigurationError, Problem
-from credits_fast.lane import Endpoint, Lane, info_fields
-from credits_fast.postgresql import start_postgresql
-from credits_fast.processes import ServerProcess, start_server, start_valkey
+from credits_fast.ledger import schema
+from credits_fast.ledger.database import connect, reading
+from credits_fast.servers.lane import Endpoint, Lane, info_fields
+from credits_fast.servers.postgresql import start_postgresql
+from credits_fast.servers.processes import ServerProcess, start_server, start_valkey
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

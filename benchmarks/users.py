@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.keys import PartitionKeys, Partitions
-    from credits_fast.lane import Lane
+    from credits_fast.protocol.keys import PartitionKeys, Partitions
+    from credits_fast.servers.lane import Lane
 
 __all__ = ["insert_users", "load_users"]
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from credits_fast.benchmarks.readings import Weights
 from credits_fast.benchmarks.users import load_users
 from credits_fast.benchmarks.workload import CHARGED, Request, user_name
-from credits_fast.lane import Endpoint, Lane, info_fields
 from credits_fast.resp import pack
+from credits_fast.servers.lane import Endpoint, Lane, info_fields
 
 if TYPE_CHECKING:
     from credits_fast.benchmarks.bare import Bare

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from credits_fast.amounts import Amount
     from credits_fast.config import CreditsConfig
     from credits_fast.engine import Configuration
-    from credits_fast.hold import Hold
+    from credits_fast.holds.hold import Hold
     from credits_fast.types import CaptureResult, Variables
 
 __all__ = ["BlockingCreditsEngine", "BlockingHold"]
@@ -355,16 +355,15 @@ class _Room:
 
     def wait(self, work: Callable[[CreditsEngine], Coroutine[Any, Any, _R]]) -> _R:
         """What the work on the engine gives, when it is done."""
-        with self._handing_over:
-            if self._ending:
-                raise EngineClosedError(_NOT_OPEN)
-            future = asyncio.run_coroutine_threadsafe(self._do(work), self._loop)
+        # Made before the work begins: Ctrl-C may come at any moment from then on.
+        answer: Future[_R] = Future()
         try:
-            return future.result()
+            self._hand_in(work, answer)
+            return answer.result()
         except CancelledError:
             raise EngineClosedError("the engine was closed before the answer came") from None
         except BaseException:
-            future.cancel()  # Ctrl-C: nobody waits for the answer any more
+            answer.cancel()  # Ctrl-C: nobody waits for the answer any more
             raise
 
     def close(self) -> None:
@@ -376,8 +375,26 @@ class _Room:
             self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
 
-    async def _do(self, work: Callable[[CreditsEngine], Coroutine[Any, Any, _R]]) -> _R:
-        return await work(self.engine)
+    def _hand_in(
+        self, work: Callable[[CreditsEngine], Coroutine[Any, Any, _R]], answer: Future[_R]
+    ) -> None:
+        with self._handing_over:
+            if self._ending:
+                raise EngineClosedError(_NOT_OPEN)
+            self._loop.call_soon_threadsafe(self._begin, work, answer)
+
+    def _begin(
+        self, work: Callable[[CreditsEngine], Coroutine[Any, Any, _R]], answer: Future[_R]
+    ) -> None:
+        """Begin the work, whose end becomes the answer; without an answer it is cancelled."""
+        task = self._loop.create_task(work(self.engine))
+        task.add_done_callback(lambda done: _hand_over(done, answer))
+
+        def given_up(answer: Future[_R]) -> None:
+            if answer.cancelled() and not task.done():
+                self._loop.call_soon_threadsafe(task.cancel)
+
+        answer.add_done_callback(given_up)
 
     async def _live(
         self,
@@ -393,3 +410,17 @@ class _Room:
             return
         made.set_result(asyncio.get_running_loop())
         await self._end.wait()
+
+
+def _hand_over(task: asyncio.Task[_R], answer: Future[_R]) -> None:
+    """Tell who waits how the task has ended."""
+    if task.cancelled():
+        answer.cancel()
+        return
+    error = task.exception()
+    if not answer.set_running_or_notify_cancel():
+        return  # Ctrl-C: nobody waits
+    if error is None:
+        answer.set_result(task.result())
+    else:
+        answer.set_exception(error)

@@ -19,12 +19,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from credits_fast.database import connect
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import ConfigurationError, EngineClosedError, Problem, UnavailableError
 from credits_fast.ids import operation_id
-from credits_fast.lane import Endpoint
-from credits_fast.processes import ServerProcess, start_valkey
+from credits_fast.ledger.database import connect
+from credits_fast.servers.lane import Endpoint
+from credits_fast.servers.processes import ServerProcess, start_valkey
 from credits_fast.sync.worker import SyncWorker
 
 if TYPE_CHECKING:

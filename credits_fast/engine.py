@@ -12,14 +12,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-from credits_fast import arguments, logs, membership, tier_changes, wire
-from credits_fast.accounts import Accounts
+from credits_fast import arguments, logs
 from credits_fast.amounts import to_credits, to_micros
-from credits_fast.carrying import Carrier
+from credits_fast.calls import tier_changes
+from credits_fast.calls.accounts import Accounts
+from credits_fast.calls.carrying import Carrier
+from credits_fast.calls.courier import Courier
+from credits_fast.calls.dispatch import Dispatcher
+from credits_fast.calls.levels import Levels
+from credits_fast.calls.operations import GRACE_MS, Operations, canonical
+from credits_fast.calls.pending import Pending
+from credits_fast.calls.retry import repeat
 from credits_fast.config import CreditsConfig, load_config
-from credits_fast.courier import Courier
-from credits_fast.dispatch import Dispatcher
-from credits_fast.endpoints import endpoint_from_url, endpoint_of
 from credits_fast.errors import (
     ConfigurationError,
     CreditsError,
@@ -31,17 +35,16 @@ from credits_fast.errors import (
     UndefinedTierError,
     UserNotFoundError,
 )
-from credits_fast.hold import Hold
-from credits_fast.holding import Holding
-from credits_fast.keys import Partitions
-from credits_fast.levels import Levels
-from credits_fast.operations import GRACE_MS, Operations, canonical
-from credits_fast.pending import Pending
-from credits_fast.preflight import check_servers
-from credits_fast.pressure import Pressure
-from credits_fast.pricing import PriceList
-from credits_fast.retry import repeat
-from credits_fast.routing import router_to
+from credits_fast.holds.hold import Hold
+from credits_fast.holds.holding import Holding
+from credits_fast.prices import membership
+from credits_fast.prices.pricing import PriceList
+from credits_fast.protocol import wire
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.endpoints import endpoint_from_url, endpoint_of
+from credits_fast.servers.preflight import check_servers
+from credits_fast.servers.pressure import Pressure
+from credits_fast.servers.routing import router_to
 from credits_fast.types import (
     UNCHANGED,
     AboveHold,
@@ -73,11 +76,11 @@ if TYPE_CHECKING:
 
     from credits_fast.amounts import Amount
     from credits_fast.embedded import EmbeddedEngine
-    from credits_fast.endpoints import AnyEndpoint
-    from credits_fast.keys import PartitionKeys
-    from credits_fast.lane import Lane
-    from credits_fast.own_transaction import OwnTransaction
-    from credits_fast.wire import TierChange
+    from credits_fast.protocol.keys import PartitionKeys
+    from credits_fast.protocol.wire import TierChange
+    from credits_fast.servers.endpoints import AnyEndpoint
+    from credits_fast.servers.lane import Lane
+    from credits_fast.transactions.own_transaction import OwnTransaction
 
 __all__ = ["Configuration", "CreditsEngine"]
 
@@ -134,12 +137,12 @@ class CreditsEngine:
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         # SQLAlchemy comes with the database the caller has made; not with `import credits_fast`.
-        from credits_fast.admission import Admission  # noqa: PLC0415
-        from credits_fast.commits import Commits  # noqa: PLC0415
-        from credits_fast.intents import Intents  # noqa: PLC0415
-        from credits_fast.own_transaction import Parts  # noqa: PLC0415
-        from credits_fast.records import Records  # noqa: PLC0415
-        from credits_fast.settling import Settling  # noqa: PLC0415
+        from credits_fast.calls.admission import Admission  # noqa: PLC0415
+        from credits_fast.calls.commits import Commits  # noqa: PLC0415
+        from credits_fast.ledger.records import Records  # noqa: PLC0415
+        from credits_fast.transactions.intents import Intents  # noqa: PLC0415
+        from credits_fast.transactions.own_transaction import Parts  # noqa: PLC0415
+        from credits_fast.transactions.settling import Settling  # noqa: PLC0415
 
         self.config = _configuration(config)
         if redis is None or database is None:
@@ -228,7 +231,7 @@ class CreditsEngine:
         Raises:
             ConfigurationError: A URL or the configuration cannot be used.
         """
-        from credits_fast.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
+        from credits_fast.ledger.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
 
         engine = cls(config, redis=endpoint_from_url(redis_url), database=connect(database_url))
         engine._owns_database = True
@@ -278,7 +281,7 @@ class CreditsEngine:
             RedisUnavailableError: Redis cannot be reached.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        from credits_fast import schema  # noqa: PLC0415  # Alembic only when used
+        from credits_fast.ledger import schema  # noqa: PLC0415  # Alembic only when used
 
         async def opened() -> None:
             await check_servers(self.router, self.partitions)
@@ -321,7 +324,7 @@ class CreditsEngine:
         Returns:
             The revision the database is at now.
         """
-        from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
+        from credits_fast.ledger import schema  # noqa: PLC0415  # SQLAlchemy only when used
 
         return await schema.upgrade(self._database)
 
@@ -353,7 +356,7 @@ class CreditsEngine:
             UndefinedTierError: The tier is not defined.
             InvalidArgumentError: An argument cannot be used.
         """
-        from credits_fast.user_creation import UserCreation  # noqa: PLC0415  # SQLAlchemy when used
+        from credits_fast.calls.user_creation import UserCreation  # noqa: PLC0415  # SQLAlchemy when used
 
         micros = to_micros(credits, argument="credits")
         expires_at = membership_expires_at and arguments.moment(
@@ -862,7 +865,7 @@ class CreditsEngine:
             ...     session.add(Report(owner="ada"))
             ...     await purchase.charge("ada", "report")
         """
-        from credits_fast.own_transaction import OwnTransaction  # noqa: PLC0415  # needs SQLAlchemy
+        from credits_fast.transactions.own_transaction import OwnTransaction  # noqa: PLC0415  # needs SQLAlchemy
 
         return OwnTransaction(self._own_transactions, session)
 
@@ -1089,7 +1092,7 @@ class CreditsEngine:
         Raises:
             DatabaseUnavailableError: It is not within that time; is a worker running?
         """
-        from credits_fast.recording import behind, journal_ends  # noqa: PLC0415  # SQLAlchemy when used
+        from credits_fast.ledger.recording import behind, journal_ends  # noqa: PLC0415  # SQLAlchemy when used
 
         ends = await journal_ends(self.router, self.partitions)
         deadline = time.monotonic() + timeout_ms / 1_000

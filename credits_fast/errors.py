@@ -59,8 +59,6 @@ from credits_fast.exact import plain
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from credits_fast.pending import Pending
-
 __all__ = [
     "BackPressureError",
     "BalanceLimitError",
@@ -719,12 +717,12 @@ class OutcomeUnknownError(UnavailableError):
 
     Attributes:
         operation_id: The id under which the operation is, if it was executed, in the ledger.
-        pending: The operation itself, for `CreditsEngine.resolve`.
+        pending: What `CreditsEngine.resolve` goes on from; it can be pickled, and nobody else reads it.
     """
 
     code = "OUTCOME_UNKNOWN"
 
-    def __init__(self, operation_id: str, why: str, pending: Pending[Any] | None = None) -> None:
+    def __init__(self, operation_id: str, why: str, pending: object = None) -> None:
         self.operation_id = operation_id
         self.pending = pending
         super().__init__(f"the outcome of operation {operation_id} is unknown: {why}")

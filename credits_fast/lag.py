@@ -14,13 +14,13 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from credits_fast.recording import journal_ends, positions
+from credits_fast.ledger.recording import journal_ends, positions
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.engine import CreditsEngine
-    from credits_fast.entries import EntryId
+    from credits_fast.protocol.entries import EntryId
 
 __all__ = ["LagGauge", "LagSample"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from credits_fast.wire import Operation
+    from credits_fast.protocol.wire import Operation
 
 __all__ = ["decided", "hears_decisions", "refused"]
 

@@ -30,10 +30,10 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import select
 
-from credits_fast.balance_sheet import balance_sheet, compare_redis, shown
-from credits_fast.database import connect, reading
+from credits_fast.checks.balance_sheet import balance_sheet, compare_redis, shown
 from credits_fast.engine import Configuration, CreditsEngine
-from credits_fast.records import audit_entry_of, transaction_of
+from credits_fast.ledger.database import connect, reading
+from credits_fast.ledger.records import audit_entry_of, transaction_of
 from credits_fast.sync.tables import audit_logs, transactions
 from credits_fast.sync.worker import SyncWorker
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: revisions run on the connection that `credits_fast.schema` hands over."""
+"""Alembic's entry: revisions run on the connection that `credits_fast.ledger.schema` hands over."""
 
 from alembic import context
 from sqlalchemy import Connection, text

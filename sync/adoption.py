@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from credits_fast.amounts import json_number
-from credits_fast.entries import Entry, EntryId, HoldFacts, HoldItem, Item, TransactionItem
 from credits_fast.json_text import JsonText, merged
+from credits_fast.protocol.entries import Entry, EntryId, HoldFacts, HoldItem, Item, TransactionItem
 from credits_fast.sync.rows import ChainBrokenError
 
 __all__ = ["Known", "KnownAccount", "adopted", "hold_ids", "missing", "transactions_of"]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Text, cast, delete, select, update
 
-from credits_fast.database import reading, writing
 from credits_fast.json_text import JsonText, json_object, merged
+from credits_fast.ledger.database import reading, writing
 from credits_fast.sync.rows import readable_metadata
 from credits_fast.sync.tables import audit_logs, dead_letters, transactions
 

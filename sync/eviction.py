@@ -15,9 +15,9 @@ from credits_fast.errors import RedisUnavailableError, UnsuitableServerError
 from credits_fast.resp import pack
 
 if TYPE_CHECKING:
-    from credits_fast.keys import PartitionKeys, Partitions
-    from credits_fast.lane import Lane
-    from credits_fast.routing import Router
+    from credits_fast.protocol.keys import PartitionKeys, Partitions
+    from credits_fast.servers.lane import Lane
+    from credits_fast.servers.routing import Router
 
 __all__ = ["Eviction"]
 

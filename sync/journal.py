@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from credits_fast.entries import NOTHING_YET, stamp
 from credits_fast.errors import CreditsError
+from credits_fast.protocol.entries import NOTHING_YET, stamp
 from credits_fast.resp import pack
 
 if TYPE_CHECKING:
-    from credits_fast.keys import PartitionKeys, Partitions
-    from credits_fast.routing import Router
+    from credits_fast.protocol.keys import PartitionKeys, Partitions
+    from credits_fast.servers.routing import Router
     from credits_fast.sync.rows import Batch
 
 __all__ = ["ForkedError", "Journal", "Look", "RawEntry", "after"]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import ProgrammingError
 
-from credits_fast.database import database_now_ms, reading, writing
 from credits_fast.errors import DatabaseUnavailableError
+from credits_fast.ledger.database import database_now_ms, reading, writing
 from credits_fast.sync.tables import sync_partitions, sync_workers
 
 if TYPE_CHECKING:

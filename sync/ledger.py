@@ -18,7 +18,7 @@ from sqlalchemy import delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from credits_fast.amounts import to_credits
-from credits_fast.database import writing
+from credits_fast.ledger.database import writing
 from credits_fast.sync import on_postgresql, on_sqlite
 from credits_fast.sync.bulk import RowsRefusedError
 from credits_fast.sync.parameters import decimal_text

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import h11
 
+from credits_fast.checks.partition_states import partition_states
 from credits_fast.errors import ConfigurationError, CreditsError, Problem
-from credits_fast.partition_states import partition_states
 from credits_fast.sync.metrics import CONTENT_TYPE, exposed
 
 if TYPE_CHECKING:
-    from credits_fast.partition_states import PartitionState
+    from credits_fast.checks.partition_states import PartitionState
     from credits_fast.sync.worker import SyncWorker
 
 __all__ = ["STUCK_S", "Listening", "listening"]

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from credits_fast.sync.tally import BATCH_SIZES
 
 if TYPE_CHECKING:
-    from credits_fast.partition_states import PartitionState
+    from credits_fast.checks.partition_states import PartitionState
     from credits_fast.sync.tally import Tally
 
 __all__ = ["CONTENT_TYPE", "exposed"]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from credits_fast.accounts import Accounts
+from credits_fast.calls.accounts import Accounts
+from credits_fast.calls.expiry import expire_holds
 from credits_fast.errors import CreditsError, PartitionFencedError, RedisUnavailableError
-from credits_fast.expiry import expire_holds
-from credits_fast.records import Records
+from credits_fast.ledger.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.keys import PartitionKeys, Partitions
-    from credits_fast.routing import Router
+    from credits_fast.protocol.keys import PartitionKeys, Partitions
+    from credits_fast.servers.routing import Router
 
 __all__ = ["Overdue"]
 

@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from sqlalchemy import select
 
-from credits_fast.database import reading
-from credits_fast.entries import Entry, EntryId, MalformedEntryError, decode
-from credits_fast.hold_wire import OpenHold
 from credits_fast.ids import operation_id
-from credits_fast.keys import FORMAT
+from credits_fast.ledger.database import reading
+from credits_fast.protocol.entries import Entry, EntryId, MalformedEntryError, decode
+from credits_fast.protocol.hold_wire import OpenHold
+from credits_fast.protocol.keys import FORMAT
+from credits_fast.protocol.wire import held, to_ms
 from credits_fast.resp import pack
 from credits_fast.sync.lease import Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
@@ -40,16 +41,15 @@ from credits_fast.sync.repair import Repair, RepairWork
 from credits_fast.sync.rows import ChainBrokenError
 from credits_fast.sync.settlement import InLedger, numbered, settlement
 from credits_fast.sync.tables import holds, sync_partitions, users
-from credits_fast.wire import held, to_ms
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.keys import PartitionKeys, Partitions
-    from credits_fast.lane import Lane
-    from credits_fast.routing import Router
+    from credits_fast.protocol.keys import PartitionKeys, Partitions
+    from credits_fast.protocol.wire import HeldAccount
+    from credits_fast.servers.lane import Lane
+    from credits_fast.servers.routing import Router
     from credits_fast.sync.lease import Claim
-    from credits_fast.wire import HeldAccount
 
 __all__ = [
     "UNRECOVERABLE",

@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, insert, select, tuple_, update
 
-from credits_fast.database import reading, writing
-from credits_fast.entries import (
+from credits_fast.ledger.database import reading, writing
+from credits_fast.protocol.entries import (
     NOTHING_YET,
     Entry,
     EntryId,
@@ -43,7 +43,8 @@ from credits_fast.entries import (
     decode,
     stamp,
 )
-from credits_fast.keys import FORMAT
+from credits_fast.protocol.keys import FORMAT
+from credits_fast.protocol.wire import to_ms
 from credits_fast.resp import pack
 from credits_fast.sync.adoption import (
     Known,
@@ -64,14 +65,13 @@ from credits_fast.sync.tables import (
     users,
 )
 from credits_fast.version import __version__
-from credits_fast.wire import to_ms
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.keys import PartitionKeys, Partitions
-    from credits_fast.lane import Lane
-    from credits_fast.routing import Router
+    from credits_fast.protocol.keys import PartitionKeys, Partitions
+    from credits_fast.servers.lane import Lane
+    from credits_fast.servers.routing import Router
     from credits_fast.sync.lease import Claim
     from credits_fast.sync.ledger import Ledger
 

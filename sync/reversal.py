@@ -22,22 +22,22 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoScriptError
 from sqlalchemy import func, select, update
 
-from credits_fast.accounts import Accounts
-from credits_fast.database import reading, writing
+from credits_fast.calls.accounts import Accounts
+from credits_fast.calls.operations import GRACE_MS
 from credits_fast.errors import CreditsError, RedisUnavailableError
-from credits_fast.operations import GRACE_MS
-from credits_fast.records import Records
+from credits_fast.ledger.database import reading, writing
+from credits_fast.ledger.records import Records
+from credits_fast.protocol.wire import AUDIT_SUCCESS, COLD, Operation, grant_call, request
 from credits_fast.resp import bulks
 from credits_fast.sync.tables import micros_of, reversals, transactions
-from credits_fast.wire import AUDIT_SUCCESS, COLD, Operation, grant_call, request
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.keys import Partitions
-    from credits_fast.lane import Lane
-    from credits_fast.routing import Router
-    from credits_fast.wire import Call
+    from credits_fast.protocol.keys import Partitions
+    from credits_fast.protocol.wire import Call
+    from credits_fast.servers.lane import Lane
+    from credits_fast.servers.routing import Router
 
 __all__ = ["REVERSAL", "Reversals", "reversal_id"]
 

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from credits_fast.amounts import json_number
-from credits_fast.entries import (
+from credits_fast.json_text import JsonText, json_object, merged, quoted, quoted_text
+from credits_fast.protocol.entries import (
     NOTHING_YET,
     Entry,
     EntryId,
@@ -27,10 +28,9 @@ from credits_fast.entries import (
     RefusedItem,
     TransactionItem,
 )
-from credits_fast.intent_ids import intent_of
-from credits_fast.json_text import JsonText, json_object, merged, quoted, quoted_text
-from credits_fast.refusals import UNPRICED, code_and_message, unpriced_facts
-from credits_fast.wire import from_ms, iso
+from credits_fast.protocol.refusals import UNPRICED, code_and_message, unpriced_facts
+from credits_fast.protocol.wire import from_ms, iso
+from credits_fast.transactions.intent_ids import intent_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -15,21 +15,21 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from credits_fast import schema
 from credits_fast.config import CreditsConfig
-from credits_fast.database import address, connect
-from credits_fast.endpoints import endpoint_from_url
 from credits_fast.errors import ConfigurationError, CreditsError, Problem
-from credits_fast.keys import Partitions
-from credits_fast.preflight import check_servers
-from credits_fast.recording import lag_ms
-from credits_fast.routing import router_to
+from credits_fast.ledger import schema
+from credits_fast.ledger.database import address, connect
+from credits_fast.ledger.recording import lag_ms
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.endpoints import endpoint_from_url
+from credits_fast.servers.preflight import check_servers
+from credits_fast.servers.routing import router_to
 from credits_fast.sync.worker import SyncWorker
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.endpoints import AnyEndpoint
+    from credits_fast.servers.endpoints import AnyEndpoint
     from credits_fast.settings import Settings
 
 __all__ = ["REPORT_MS", "Served", "serve", "serve_until_signalled", "worker_config"]

@@ -11,12 +11,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from credits_fast.amounts import json_number
-from credits_fast.entries import HoldFacts, HoldItem, HoldVerb, Item, TierFacts, TransactionItem
+from credits_fast.protocol.entries import (
+    HoldFacts,
+    HoldItem,
+    HoldVerb,
+    Item,
+    TierFacts,
+    TransactionItem,
+)
 
 if TYPE_CHECKING:
-    from credits_fast.hold_wire import OpenHold
+    from credits_fast.protocol.hold_wire import OpenHold
+    from credits_fast.protocol.wire import HeldAccount
     from credits_fast.sync.adoption import KnownAccount
-    from credits_fast.wire import HeldAccount
 
 __all__ = ["RECOVERED", "InLedger", "numbered", "settlement"]
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from credits_fast.accounts import Accounts
-from credits_fast.admission import Admission
-from credits_fast.carrying import Carrier
-from credits_fast.commits import Commits
+from credits_fast.calls.accounts import Accounts
+from credits_fast.calls.admission import Admission
+from credits_fast.calls.carrying import Carrier
+from credits_fast.calls.commits import Commits
+from credits_fast.calls.courier import Courier
+from credits_fast.calls.dispatch import Dispatcher
+from credits_fast.calls.levels import Levels
+from credits_fast.calls.operations import Operations
 from credits_fast.config import CreditsConfig
-from credits_fast.courier import Courier
-from credits_fast.dispatch import Dispatcher
-from credits_fast.intents import Intents
-from credits_fast.levels import Levels
-from credits_fast.operations import Operations
-from credits_fast.pressure import Pressure
-from credits_fast.records import Records
-from credits_fast.routing import router_to
-from credits_fast.settling import Settling
+from credits_fast.ledger.records import Records
+from credits_fast.servers.pressure import Pressure
+from credits_fast.servers.routing import router_to
+from credits_fast.transactions.intents import Intents
+from credits_fast.transactions.settling import Settling
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.config import SyncConfig
-    from credits_fast.endpoints import AnyEndpoint
-    from credits_fast.keys import Partitions
+    from credits_fast.protocol.keys import Partitions
+    from credits_fast.servers.endpoints import AnyEndpoint
 
 __all__ = ["Undecided"]
 

@@ -24,8 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from credits_fast.admission import Admission
-from credits_fast.entries import MalformedEntryError, decode
+from credits_fast.calls.admission import Admission
 from credits_fast.errors import (
     IncompatibleFormatError,
     PartitionFencedError,
@@ -33,8 +32,9 @@ from credits_fast.errors import (
     UnavailableError,
 )
 from credits_fast.ids import operation_id
-from credits_fast.keys import FORMAT
-from credits_fast.routing import router_to
+from credits_fast.protocol.entries import MalformedEntryError, decode
+from credits_fast.protocol.keys import FORMAT
+from credits_fast.servers.routing import router_to
 from credits_fast.sync.eviction import Eviction
 from credits_fast.sync.journal import ForkedError, Journal, Look, RawEntry, after
 from credits_fast.sync.lease import Claim, Leases
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from credits_fast.config import SyncConfig
-    from credits_fast.endpoints import AnyEndpoint
-    from credits_fast.keys import Partitions
+    from credits_fast.protocol.keys import Partitions
+    from credits_fast.servers.endpoints import AnyEndpoint
 
 __all__ = ["SyncWorker"]
 

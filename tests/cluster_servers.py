@@ -17,9 +17,9 @@ from typing import Any
 from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
 
-from credits_fast.endpoints import ClusterEndpoint, endpoint_from_url
-from credits_fast.keys import SLOTS
-from credits_fast.processes import ServerProcess, start_server, valkey_program
+from credits_fast.protocol.keys import SLOTS
+from credits_fast.servers.endpoints import ClusterEndpoint, endpoint_from_url
+from credits_fast.servers.processes import ServerProcess, start_server, valkey_program
 
 WAIT_S = 30
 PRIMARIES = 3

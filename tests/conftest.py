@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from credits_fast.database import connect
-from credits_fast.lane import Endpoint, Lane
-from credits_fast.schema import upgrade
+from credits_fast.ledger.database import connect
+from credits_fast.ledger.schema import upgrade
+from credits_fast.servers.lane import Endpoint, Lane
 from tests.servers import Servers
 
 _started: list[Servers] = []

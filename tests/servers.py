@@ -19,10 +19,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from credits_fast.lane import Endpoint, Lane, info_fields
-from credits_fast.postgresql import start_postgresql
-from credits_fast.processes import ServerProcess, start_valkey
-from credits_fast.schema import upgrade
+from credits_fast.ledger.schema import upgrade
+from credits_fast.servers.lane import Endpoint, Lane, info_fields
+from credits_fast.servers.postgresql import start_postgresql
+from credits_fast.servers.processes import ServerProcess, start_valkey
 from credits_fast.sync.tables import metadata
 
 _SPEED_BEFORE_SAFETY = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")

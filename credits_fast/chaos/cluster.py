@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from credits_fast.chaos.servers import ValkeyServer
 from credits_fast.errors import RedisUnavailableError
-from credits_fast.keys import SLOTS
+from credits_fast.protocol.keys import SLOTS
 
 __all__ = ["ClusterNode", "ValkeyCluster"]
 

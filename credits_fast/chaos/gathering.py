@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from credits_fast.amounts import MICROS_PER_CREDIT
-from credits_fast.balance_sheet import compare_redis
 from credits_fast.chaos.evidence import Evidence, Held, JournalEnd, PositionSample, Row
-from credits_fast.database import reading
-from credits_fast.entries import NOTHING_YET, EntryId
+from credits_fast.checks.balance_sheet import compare_redis
 from credits_fast.errors import CreditsError
-from credits_fast.recording import positions
+from credits_fast.ledger.database import reading
+from credits_fast.ledger.recording import positions
+from credits_fast.protocol.entries import NOTHING_YET, EntryId
 from credits_fast.resp import pack
 from credits_fast.sync.tables import micros_of, reversals, transactions, users
 

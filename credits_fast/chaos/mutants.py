@@ -61,7 +61,7 @@ _NO_OVERLAP: Final = (
 """The worker takes what stands behind its position for what follows it."""
 _NO_COMPARISON: Final = (
     Edit(
-        "admission.py",
+        "calls/admission.py",
         "    return bool(entries) and stamp(position.last_id, entries[0][1]) == position.last_stamp\n",
         "    return True\n",
     ),
@@ -150,7 +150,7 @@ _CLIENT_CLOCK: Final = Mutant(
     breaks="I3",
     edits=(
         Edit(
-            "dispatch.py",
+            "calls/dispatch.py",
             "        self._clock = clock\n",
             "        import time\n"
             '        Dispatcher.made = made = getattr(Dispatcher, "made", 0) + 1\n'
@@ -271,12 +271,12 @@ _NEW_ID: Final = Mutant(
     breaks="I3",
     edits=(
         Edit(
-            "courier.py",
+            "calls/courier.py",
             "lambda: self.send(pending, via, receipt)",
             "lambda: self.send(pending._replace(call=_renamed(pending.call)), via, receipt)",
         ),
         Edit(
-            "courier.py",
+            "calls/courier.py",
             "class Courier:",
             "def _renamed(call):\n"
             "    from credits_fast.ids import operation_id\n"
@@ -296,7 +296,7 @@ _FOREIGN_REPLY: Final = Mutant(
     breaks="I4",
     edits=(
         Edit(
-            "dispatch.py",
+            "calls/dispatch.py",
             "    def _answer(self, replies: Sequence[bytes]) -> None:\n"
             "        for (_, _, answer, _), reply in zip(self.waiting, replies, strict=True):\n",
             "    def _answer(self, replies: Sequence[bytes]) -> None:\n"

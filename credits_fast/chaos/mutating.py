@@ -25,7 +25,7 @@ from typing import Final
 __all__ = ["EditError", "changed", "main", "program"]
 
 _PACKAGE: Final = "credits_fast"
-_READS_SCRIPTS: Final = "credits_fast.scripts"
+_READS_SCRIPTS: Final = "credits_fast.servers.scripts"
 
 _Edits = Sequence[tuple[str, str]]
 

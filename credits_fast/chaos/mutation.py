@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_fast.chaos.mutating import program
-from credits_fast.processes import start_server
+from credits_fast.servers.processes import start_server
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Size

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from credits_fast.lane import Endpoint, info_fields
-from credits_fast.processes import ServerProcess, start_valkey
+from credits_fast.servers.lane import Endpoint, info_fields
+from credits_fast.servers.processes import ServerProcess, start_valkey
 
 if TYPE_CHECKING:
     from typing import Self

@@ -29,15 +29,15 @@ from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from credits_fast import schema
 from credits_fast.amounts import to_credits
 from credits_fast.chaos.cluster import ValkeyCluster
 from credits_fast.chaos.proxy import FaultProxy
 from credits_fast.chaos.servers import ValkeyServer
-from credits_fast.database import connect, reading, writing
 from credits_fast.engine import CreditsEngine
-from credits_fast.postgresql import PostgreSQLServer
-from credits_fast.processes import ServerProcess, start_server
+from credits_fast.ledger import schema
+from credits_fast.ledger.database import connect, reading, writing
+from credits_fast.servers.postgresql import PostgreSQLServer
+from credits_fast.servers.processes import ServerProcess, start_server
 from credits_fast.sync.tables import users
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import select
 
 from credits_fast.chaos.evidence import PositionSample
-from credits_fast.database import reading
-from credits_fast.entries import EntryId
 from credits_fast.errors import UnavailableError
+from credits_fast.ledger.database import reading
+from credits_fast.protocol.entries import EntryId
 from credits_fast.sync.tables import sync_partitions
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 async def list_letters(servers: Servers, *, limit: Limit = 100) -> Answer:
     """Show metadata that could not be read; the amounts were booked all the same."""
-    from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
+    from credits_fast.ledger import schema  # noqa: PLC0415  # SQLAlchemy only when used
     from credits_fast.sync.dead_letters import letters  # noqa: PLC0415
 
     async with servers.looking() as room:
@@ -57,7 +57,7 @@ async def replay(
     limit: Limit = 10_000,
 ) -> Answer:
     """Put metadata back into its transaction and the audit log."""
-    from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
+    from credits_fast.ledger import schema  # noqa: PLC0415  # SQLAlchemy only when used
     from credits_fast.sync import dead_letters  # noqa: PLC0415
 
     if bool(letter) == every:

@@ -15,7 +15,7 @@ from credits_fast.cli.output import Answer
 from credits_fast.exit_codes import ExitCode, printable
 
 if TYPE_CHECKING:
-    from credits_fast.findings import Finding, Severity
+    from credits_fast.checks.findings import Finding, Severity
 
 __all__ = ["add_to"]
 
@@ -40,7 +40,7 @@ async def doctor(
     ] = False,
 ) -> Answer:
     """Look at Redis, the database, the ledger and its workers: what is wrong, and the remedy."""
-    from credits_fast.doctor import examine  # noqa: PLC0415  # SQLAlchemy only when used
+    from credits_fast.checks.doctor import examine  # noqa: PLC0415  # SQLAlchemy only when used
 
     async with servers.looking() as room:
         found = await examine(room.router, room.database, room.partitions)

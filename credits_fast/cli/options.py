@@ -14,20 +14,20 @@ import typer
 
 from credits_fast.cli.output import Answer, as_json, notice, say, say_json
 from credits_fast.config import CreditsConfig, load_config
-from credits_fast.endpoints import endpoint_from_url
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import ConfigurationError, Problem
 from credits_fast.exit_codes import printable
-from credits_fast.keys import Partitions
 from credits_fast.log_output import log_to_stderr
-from credits_fast.routing import router_to
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.endpoints import endpoint_from_url
+from credits_fast.servers.routing import router_to
 from credits_fast.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from credits_fast.endpoints import AnyEndpoint
-    from credits_fast.routing import Router
+    from credits_fast.servers.endpoints import AnyEndpoint
+    from credits_fast.servers.routing import Router
 
 __all__ = [
     "ConfigFile",
@@ -194,7 +194,7 @@ class Ledger:
         Raises:
             ConfigurationError: It is not named, or cannot be used.
         """
-        from credits_fast.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
+        from credits_fast.ledger.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
 
         settings = self.settings
         if settings.embedded is not None:
@@ -300,7 +300,7 @@ class Servers:
         Raises:
             ConfigurationError: One is not named, or cannot be used.
         """
-        from credits_fast.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
+        from credits_fast.ledger.database import connect  # noqa: PLC0415  # SQLAlchemy only when used
         from credits_fast.sync.service import worker_config  # noqa: PLC0415
 
         settings = self.settings

@@ -18,8 +18,8 @@ from credits_fast.exit_codes import printable
 if TYPE_CHECKING:
     import typer
 
-    from credits_fast.entries import EntryId
-    from credits_fast.partition_states import PartitionState
+    from credits_fast.checks.partition_states import PartitionState
+    from credits_fast.protocol.entries import EntryId
 
 __all__ = ["add_to"]
 
@@ -31,8 +31,8 @@ def add_to(app: typer.Typer) -> None:
 
 async def partitions(servers: Servers) -> Answer:
     """Show every partition: where it is, whether it is open, how far it is recorded, who carries it."""
-    from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
-    from credits_fast.partition_states import partition_states  # noqa: PLC0415
+    from credits_fast.checks.partition_states import partition_states  # noqa: PLC0415
+    from credits_fast.ledger import schema  # noqa: PLC0415  # SQLAlchemy only when used
 
     async with servers.looking() as room:
         await schema.check(room.database)

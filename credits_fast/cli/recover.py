@@ -42,7 +42,7 @@ async def recover(
     ] = None,
 ) -> Answer:
     """Have partitions go on that a worker could not carry any more."""
-    from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
+    from credits_fast.ledger import schema  # noqa: PLC0415  # SQLAlchemy only when used
     from credits_fast.sync import recovery  # noqa: PLC0415
 
     done: list[Recovered] = []

@@ -37,8 +37,8 @@ async def migrate(
     ] = False,
 ) -> Answer:
     """Bring the database to this version's schema."""
-    from credits_fast import schema  # noqa: PLC0415  # SQLAlchemy only when used
-    from credits_fast.database import address  # noqa: PLC0415
+    from credits_fast.ledger import schema  # noqa: PLC0415  # SQLAlchemy only when used
+    from credits_fast.ledger.database import address  # noqa: PLC0415
 
     database = ledger.database()
     try:

@@ -13,7 +13,7 @@ from credits_fast.exit_codes import ExitCode, printable
 if TYPE_CHECKING:
     import typer
 
-    from credits_fast.verification import Verification
+    from credits_fast.checks.verification import Verification
 
 __all__ = ["add_to"]
 
@@ -28,7 +28,8 @@ def add_to(app: typer.Typer) -> None:
 
 async def verify(servers: Servers) -> Answer:
     """Compare Redis, journal and ledger, and make every sum again, while charges go on."""
-    from credits_fast import schema, verification  # noqa: PLC0415  # SQLAlchemy only when used
+    from credits_fast.checks import verification  # noqa: PLC0415  # SQLAlchemy only when used
+    from credits_fast.ledger import schema  # noqa: PLC0415  # SQLAlchemy only when used
 
     async with servers.looking() as room:
         await schema.check(room.database)

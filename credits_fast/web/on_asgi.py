@@ -36,7 +36,7 @@ from credits_fast.web.settling import is_charged
 if TYPE_CHECKING:
     from credits_fast.amounts import Amount
     from credits_fast.engine import CreditsEngine
-    from credits_fast.hold import Hold
+    from credits_fast.holds.hold import Hold
     from credits_fast.types import AboveHold, Metadata, Variables
     from credits_fast.web.settling import End
 

@@ -37,7 +37,7 @@ from credits_fast.errors import (
     MisconfiguredError,
     RepeatedRequestError,
 )
-from credits_fast.hold import Hold
+from credits_fast.holds.hold import Hold
 from credits_fast.web.faults import log_fault
 from credits_fast.web.headers import PREFIX, charge_headers
 from credits_fast.web.idempotency import FIELD, Keys, read_key, request_fingerprint, stored_key

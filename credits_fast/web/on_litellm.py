@@ -35,7 +35,7 @@ from credits_fast.web.problems import TYPES, problem_response
 
 if TYPE_CHECKING:
     from credits_fast.engine import CreditsEngine
-    from credits_fast.hold import Hold
+    from credits_fast.holds.hold import Hold
     from credits_fast.types import Variables
 
 __all__ = ["CreditsLogger", "owner_of"]

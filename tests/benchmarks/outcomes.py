@@ -5,7 +5,6 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from credits_fast.balance_sheet import BalanceSheet, RedisComparison
 from credits_fast.benchmarks.plan import Plan
 from credits_fast.benchmarks.product import Books
 from credits_fast.benchmarks.proof import Proof, Rows
@@ -25,6 +24,7 @@ from credits_fast.benchmarks.readings import (
 )
 from credits_fast.benchmarks.run import Outcome
 from credits_fast.benchmarks.workload import OPENING
+from credits_fast.checks.balance_sheet import BalanceSheet, RedisComparison
 
 SMALLEST = Plan(
     name="quick",

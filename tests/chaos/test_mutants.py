@@ -75,7 +75,7 @@ async def test_a_defect_that_cannot_be_made_is_not_taken_for_one_that_is_caught(
         defect="What it changes is not there any more.",
         scenario="script-flush",
         breaks="I11",
-        edits=(Edit("retry.py", "what is not there", "anything"),),
+        edits=(Edit("calls/retry.py", "what is not there", "anything"),),
     )
     played = await mutation._play(gone, gone.scenario, SIZES["smoke"], seed=1)
 

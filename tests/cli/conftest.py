@@ -17,10 +17,10 @@ import pytest
 
 from credits_fast.cli import main
 from credits_fast.config import load_config
-from credits_fast.database import connect
-from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint
-from credits_fast.schema import upgrade
+from credits_fast.ledger.database import connect
+from credits_fast.ledger.schema import upgrade
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.worker import SyncWorker
 from tests.servers import Servers
 

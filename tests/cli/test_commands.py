@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from credits_fast.schema import head
+from credits_fast.ledger.schema import head
 from credits_fast.version import __version__
 from tests.cli.conftest import Program, Shop
 

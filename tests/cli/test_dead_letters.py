@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from credits_fast.config import load_config
-from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.lane import Endpoint, Lane
 from tests.cli.conftest import Program, Shop
 
 _POISON = b'{"a":"\\u0000\x1b[2J"}'

@@ -8,6 +8,7 @@ from statistics import median
 
 import pytest
 
+from credits_fast.checks.samples import percentile
 from credits_fast.cli.demo.scenario import (
     TIERS,
     Request,
@@ -20,7 +21,6 @@ from credits_fast.cli.demo.scenario import (
 )
 from credits_fast.cli.demo.trace import COLUMNS, TraceError, read_trace
 from credits_fast.config import CreditsConfig, load_config
-from credits_fast.samples import percentile
 
 HEAD = ",".join(COLUMNS)
 

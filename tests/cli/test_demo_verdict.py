@@ -19,8 +19,8 @@ from credits_fast.cli.demo.run import Run
 from credits_fast.cli.demo.scenario import Tokens, config_text, draw_tokens, scenario
 from credits_fast.cli.demo.verify import Verdict, verify
 from credits_fast.config import CreditsConfig, load_config
-from credits_fast.database import writing
 from credits_fast.engine import CreditsEngine
+from credits_fast.ledger.database import writing
 from credits_fast.sync.tables import audit_logs, transactions, users
 from credits_fast.testing import CreditsKit, open_kit
 from tests.cli.conftest import Program

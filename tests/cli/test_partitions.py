@@ -8,7 +8,7 @@ import re
 import pytest
 from sqlalchemy import update
 
-from credits_fast.database import connect, writing
+from credits_fast.ledger.database import connect, writing
 from credits_fast.sync.tables import sync_partitions
 from tests.cli.conftest import Program, Shop
 

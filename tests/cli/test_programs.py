@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from credits_fast.config import load_config
-from credits_fast.database import connect
 from credits_fast.engine import CreditsEngine
+from credits_fast.ledger.database import connect
 from credits_fast.sync.__main__ import main as worker_of_the_environment
 from credits_fast.sync.lease import Leases
 from tests.cli.conftest import Program, Shop

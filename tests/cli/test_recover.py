@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import update
 
 from credits_fast.config import load_config
-from credits_fast.database import connect
-from credits_fast.keys import Partitions
+from credits_fast.ledger.database import connect
+from credits_fast.protocol.keys import Partitions
 from credits_fast.sync.tables import users
 from tests.cli.conftest import Program, Shop
 

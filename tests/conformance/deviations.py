@@ -15,17 +15,11 @@ from typing import Any, Final, cast
 
 from pydantic.alias_generators import to_camel
 
-from credits_fast import (
-    AuditConfig,
-    IdempotencyConfig,
-    InvalidMetadataError,
-    RetryConfig,
-    formula,
-)
+from credits_fast import AuditConfig, IdempotencyConfig, InvalidMetadataError, RetryConfig, formula
 from credits_fast.amounts import MICROS_MAX, PLACES, to_credits
 from credits_fast.arguments import IDENTIFIER_BYTES_MAX, metadata_json
 from credits_fast.engine import PAGE_DEFAULT
-from credits_fast.records import PAGE_MAX
+from credits_fast.ledger.records import PAGE_MAX
 from tests.conformance.cases import Case, Object, decoded
 from tests.conformance.matching import number
 from tests.conformance.operations import CHANGING, json_like

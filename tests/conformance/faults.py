@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 from sqlalchemy import text
 
-from credits_fast.lane import Lane, LaneLostError, Reply
+from credits_fast.servers.lane import Lane, LaneLostError, Reply
 from tests.conformance.cases import Object
 from tests.conformance.operations import CHANGING, NoCounterpartError
 from tests.conformance.pure import TRANSIENT

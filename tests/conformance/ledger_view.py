@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import Text, cast, select
 
-from credits_fast.database import reading
-from credits_fast.records import transaction_of
+from credits_fast.ledger.database import reading
+from credits_fast.ledger.records import transaction_of
 from credits_fast.sync.ledger import Ledger
 from credits_fast.sync.tables import audit_logs, idempotency_records, transactions, users
 from credits_fast.testing import CreditsKit

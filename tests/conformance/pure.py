@@ -18,11 +18,11 @@ from credits_fast import (
     RetryConfig,
     formula,
 )
-from credits_fast.database import connect
-from credits_fast.lane import Endpoint
-from credits_fast.membership import validate
-from credits_fast.pricing import PriceList
-from credits_fast.retry import delay_ms, repeat
+from credits_fast.calls.retry import delay_ms, repeat
+from credits_fast.ledger.database import connect
+from credits_fast.prices.membership import validate
+from credits_fast.prices.pricing import PriceList
+from credits_fast.servers.lane import Endpoint
 from tests.conformance.cases import Object
 
 __all__ = ["PURE", "TRANSIENT", "answered", "config_shape", "parsed"]

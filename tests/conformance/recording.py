@@ -26,8 +26,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import event
 
-from credits_fast.entries import RefusedItem, decode
-from credits_fast.lane import Endpoint
+from credits_fast.protocol.entries import RefusedItem, decode
+from credits_fast.servers.lane import Endpoint
 from tests.conformance.cases import Case, Object
 from tests.conformance.world import World
 

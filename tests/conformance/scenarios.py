@@ -16,7 +16,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import ChargeResult
-from credits_fast.database import reading
+from credits_fast.ledger.database import reading
 from credits_fast.sync.tables import users
 from tests.conformance.cases import Case
 from tests.conformance.operations import NoCounterpartError

@@ -15,14 +15,14 @@ from sqlalchemy import insert
 
 from credits_fast import CreditsEngine
 from credits_fast.amounts import MICROS_MAX, PLACES, to_credits, to_micros
-from credits_fast.carrying import Carrier
-from credits_fast.database import writing
+from credits_fast.calls.carrying import Carrier
+from credits_fast.calls.pending import Pending
 from credits_fast.json_text import JsonText, quoted
-from credits_fast.pending import Pending
+from credits_fast.ledger.database import writing
+from credits_fast.protocol.wire import Operation, to_ms
 from credits_fast.sync.tables import idempotency_records, transactions, users
 from credits_fast.testing import CreditsKit
 from credits_fast.types import Level
-from credits_fast.wire import Operation, to_ms
 from tests.conformance.cases import Case, Object, decoded
 from tests.conformance.matching import number
 from tests.conformance.operations import CHANGING, NoCounterpartError, json_like, perform

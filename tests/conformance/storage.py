@@ -21,8 +21,8 @@ from credits_fast import (
     UserNotFoundError,
 )
 from credits_fast.amounts import MICROS_MAX, to_credits, to_micros
-from credits_fast.database import writing
-from credits_fast.records import Records
+from credits_fast.ledger.database import writing
+from credits_fast.ledger.records import Records
 from credits_fast.sync.tables import users
 from tests.conformance.cases import Object
 from tests.conformance.ledger_view import LedgerView, audit_of, records_of, user_of, users_of

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from credits_fast import CreditsConfig
-from credits_fast.database import connect
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.ledger.database import connect
+from credits_fast.servers.lane import Endpoint, Lane
 from credits_fast.sync.worker import SyncWorker
 from credits_fast.testing import Clock, CreditsKit, kit_on, open_kit
 from tests.conformance.cases import Case, Object, decoded

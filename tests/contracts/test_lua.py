@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from credits_fast import errors
-from credits_fast.refusals import REFUSALS, UNPRICED
-from credits_fast.scripts import SCRIPTS, source
+from credits_fast.protocol.refusals import REFUSALS, UNPRICED
+from credits_fast.servers.scripts import SCRIPTS, source
 
 LUA = Path(__file__).parents[2] / "lua"
 
@@ -209,7 +209,7 @@ def test_the_readme_lists_every_script_and_every_field() -> None:
 
 
 def test_the_key_map_is_the_one_of_the_code() -> None:
-    from credits_fast.keys import Partitions
+    from credits_fast.protocol.keys import Partitions
 
     keys = Partitions("ns", 1)[0]
     readme = (LUA / "README.md").read_text(encoding="utf-8")

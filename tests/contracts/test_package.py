@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from credits_fast.scripts import SCRIPTS
+from credits_fast.servers.scripts import SCRIPTS
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from credits_fast import SchemaMismatchError, schema
-from credits_fast.database import connect
+from credits_fast import SchemaMismatchError
+from credits_fast.ledger import schema
+from credits_fast.ledger.database import connect
 from credits_fast.sync.tables import metadata
 from tests.servers import Servers
 

@@ -17,11 +17,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from credits_fast import CreditsEngine
-from credits_fast.carrying import Carrier
-from credits_fast.database import connect
-from credits_fast.intents import Intents
-from credits_fast.own_transaction import OwnTransaction
-from credits_fast.settling import Settling
+from credits_fast.calls.carrying import Carrier
+from credits_fast.ledger.database import connect
+from credits_fast.transactions.intents import Intents
+from credits_fast.transactions.own_transaction import OwnTransaction
+from credits_fast.transactions.settling import Settling
 from tests.integration.conftest import CONFIG
 
 

@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import InsufficientCreditsError, InvalidArgumentError, UnsuitableServerError
-from credits_fast.commits import Commits
-from credits_fast.lane import Endpoint
-from credits_fast.records import Records
+from credits_fast.calls.commits import Commits
+from credits_fast.ledger.records import Records
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import CreditsKit, kit_on
 from tests.cluster_servers import Node, free_port, until
 from tests.integration.conftest import CONFIG

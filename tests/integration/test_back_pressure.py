@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import BackPressureError, ChargeResult
-from credits_fast.lane import Endpoint, info_fields
-from credits_fast.pressure import NEAR
+from credits_fast.servers.lane import Endpoint, info_fields
+from credits_fast.servers.pressure import NEAR
 from credits_fast.testing import CreditsKit, kit_on
 from tests.cluster_servers import until
 from tests.integration.conftest import CONFIG

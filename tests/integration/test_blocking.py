@@ -34,7 +34,7 @@ def urls(servers: Servers) -> tuple[str, str]:
     """An empty Redis and an empty, migrated ledger in PostgreSQL."""
 
     async def emptied() -> str:
-        from credits_fast.lane import Endpoint, Lane
+        from credits_fast.servers.lane import Endpoint, Lane
 
         lane = await Lane.open(Endpoint.from_url(servers.redis_url))
         await lane.execute(b"FLUSHALL")

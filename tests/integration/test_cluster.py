@@ -29,10 +29,10 @@ from credits_fast import (
     UnavailableError,
     UnsuitableServerError,
 )
-from credits_fast.endpoints import endpoint_from_url
-from credits_fast.keys import PartitionKeys
-from credits_fast.lane import Endpoint
-from credits_fast.recording import lag_ms
+from credits_fast.ledger.recording import lag_ms
+from credits_fast.protocol.keys import PartitionKeys
+from credits_fast.servers.endpoints import endpoint_from_url
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import CreditsKit, kit_on
 from tests.cluster_servers import WAIT_S, Cluster, Node, until
 from tests.integration.conftest import CONFIG as SINGLE

@@ -99,7 +99,7 @@ async def test_the_memory_of_unknown_users_is_bounded(
     sqlite_kit: CreditsKit,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("credits_fast.accounts._UNKNOWN_MAX", 3)
+    monkeypatch.setattr("credits_fast.calls.accounts._UNKNOWN_MAX", 3)
 
     for number in range(10):
         with pytest.raises(UserNotFoundError):

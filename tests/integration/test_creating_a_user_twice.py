@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 
 from credits_fast import DatabaseUnavailableError, UserAlreadyExistsError
-from credits_fast.records import NewUser, Records
+from credits_fast.ledger.records import NewUser, Records
 from credits_fast.testing import CreditsKit, open_kit
 
 _CONFIG: dict[str, Any] = {

@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from credits_fast.database import connect, writing
-from credits_fast.doctor import examine
-from credits_fast.endpoints import AnyEndpoint
-from credits_fast.findings import Finding
-from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint, Lane
-from credits_fast.processes import start_valkey
-from credits_fast.routing import router_to
+from credits_fast.checks.doctor import examine
+from credits_fast.checks.findings import Finding
+from credits_fast.ledger.database import connect, writing
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.endpoints import AnyEndpoint
+from credits_fast.servers.lane import Endpoint, Lane
+from credits_fast.servers.processes import start_valkey
+from credits_fast.servers.routing import router_to
 from credits_fast.sync.tables import sync_workers
 from credits_fast.testing import CreditsKit, kit_on
 from tests.integration.conftest import CONFIG

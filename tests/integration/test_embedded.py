@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from credits_fast import ConfigurationError, CreditsEngine, EngineClosedError
-from credits_fast.balance_sheet import balance_sheet, compare_redis
+from credits_fast.checks.balance_sheet import balance_sheet, compare_redis
 from credits_fast.embedded import EmbeddedEngine
 from credits_fast.sync.listening import listening
 from tests.integration.conftest import CONFIG
@@ -38,7 +38,7 @@ async def test_closing_records_what_was_not_recorded_yet(tmp_path: Path) -> None
         await credits.create_user("ada", credits=1_000)
         await asyncio.gather(*(credits.charge("ada", "free", amount=1) for _ in range(500)))
 
-    from credits_fast.database import connect
+    from credits_fast.ledger.database import connect
 
     database = connect(f"sqlite:///{tmp_path}/credits.db")
     sheet = await balance_sheet(database)

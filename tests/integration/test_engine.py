@@ -26,7 +26,7 @@ from credits_fast import (
     UserAlreadyExistsError,
     UserNotFoundError,
 )
-from credits_fast.lane import Endpoint
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import CreditsKit, kit_on
 from tests.integration.conftest import CONFIG
 

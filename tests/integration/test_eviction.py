@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import InsufficientCreditsError
-from credits_fast.lane import Endpoint
+from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.eviction import Eviction
 from credits_fast.testing import CreditsKit, kit_on
 from tests.integration.conftest import CONFIG

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from credits_fast.database import connect
+from credits_fast.ledger.database import connect
 from tests.contracts.test_docs import run
 from tests.servers import Servers
 

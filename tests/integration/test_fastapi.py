@@ -31,7 +31,7 @@ from credits_fast import (
     IdempotencyKeyConflictError,
     RedisUnavailableError,
 )
-from credits_fast.lane import Endpoint
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import CreditsKit
 from credits_fast.web.on_asgi import HoldFor, HoldMiddleware, Scope
 from credits_fast.web.on_fastapi import (

@@ -20,8 +20,8 @@ from credits_fast import (
     InvalidArgumentError,
     RedisUnavailableError,
 )
-from credits_fast.hold import Hold
-from credits_fast.lane import Endpoint
+from credits_fast.holds.hold import Hold
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import Clock, CreditsKit, kit_on, open_kit
 from tests.integration.conftest import CONFIG
 from tests.proxy import ReplyEater

@@ -26,8 +26,8 @@ from credits_fast import (
     MissingVariableError,
     UserNotFoundError,
 )
-from credits_fast.balance_sheet import balance_sheet, compare_redis
-from credits_fast.lane import Endpoint
+from credits_fast.checks.balance_sheet import balance_sheet, compare_redis
+from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.ledger import Ledger
 from credits_fast.sync.tables import holds, users
 from credits_fast.sync.worker import SyncWorker

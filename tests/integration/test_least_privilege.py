@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import MisconfiguredError
-from credits_fast.lane import Endpoint, Lane
-from credits_fast.scripts import source
+from credits_fast.servers.lane import Endpoint, Lane
+from credits_fast.servers.scripts import source
 from credits_fast.testing import kit_on
 from tests.integration.conftest import CONFIG
 from tests.servers import Servers

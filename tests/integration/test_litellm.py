@@ -14,7 +14,7 @@ import pytest
 from fastapi import HTTPException
 
 from credits_fast import RedisUnavailableError
-from credits_fast.lane import Endpoint
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import CreditsKit, kit_on
 from tests.integration.conftest import CONFIG
 

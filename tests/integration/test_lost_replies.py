@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import ChargeResult, OutcomeUnknownError
-from credits_fast.lane import Endpoint
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import kit_on
 from tests.integration.conftest import CONFIG
 from tests.proxy import ReplyEater

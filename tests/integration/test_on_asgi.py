@@ -19,8 +19,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from credits_fast import CreditsEngine, RedisUnavailableError
-from credits_fast.hold import Hold
-from credits_fast.lane import Endpoint
+from credits_fast.holds.hold import Hold
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import Clock, CreditsKit, kit_on
 from credits_fast.web.on_asgi import HoldFor, HoldMiddleware, Receive, Scope, Send
 from tests.integration.conftest import CONFIG

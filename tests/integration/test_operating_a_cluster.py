@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import RedisUnavailableError
-from credits_fast.doctor import examine
-from credits_fast.partition_states import partition_states
+from credits_fast.checks.doctor import examine
+from credits_fast.checks.partition_states import partition_states
+from credits_fast.checks.verification import verify
 from credits_fast.testing import CreditsKit, kit_on
-from credits_fast.verification import verify
 from tests.cluster_servers import Cluster
 from tests.integration.test_cluster import HASTY, PER_NODE, create, users_by_node
 

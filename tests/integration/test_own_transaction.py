@@ -30,13 +30,13 @@ from credits_fast import (
     TransactionNotFoundError,
     UserNotFoundError,
 )
-from credits_fast.database import connect
-from credits_fast.intents import Intents
-from credits_fast.lane import Endpoint, Lane
-from credits_fast.own_transaction import Intended, OwnTransaction
-from credits_fast.settling import Settling
+from credits_fast.ledger.database import connect
+from credits_fast.servers.lane import Endpoint, Lane
 from credits_fast.sync.tables import holds, intents
 from credits_fast.testing import CreditsKit, kit_on
+from credits_fast.transactions.intents import Intents
+from credits_fast.transactions.own_transaction import Intended, OwnTransaction
+from credits_fast.transactions.settling import Settling
 from tests.integration.conftest import CONFIG
 from tests.integration.own_application import POINTS
 from tests.servers import Servers

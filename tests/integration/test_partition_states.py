@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from credits_fast.database import reading, writing
-from credits_fast.entries import EntryId
-from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint
-from credits_fast.partition_states import PartitionState, partition_states
-from credits_fast.routing import Router
+from credits_fast.checks.partition_states import PartitionState, partition_states
+from credits_fast.ledger.database import reading, writing
+from credits_fast.protocol.entries import EntryId
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.lane import Endpoint
+from credits_fast.servers.routing import Router
 from credits_fast.sync.tables import sync_partitions, users
 from credits_fast.sync.worker import SyncWorker
 from credits_fast.testing import CreditsKit

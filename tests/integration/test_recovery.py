@@ -10,8 +10,8 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import HoldFinishedError, PartitionFencedError
-from credits_fast.entries import MalformedEntryError
-from credits_fast.lane import Endpoint
+from credits_fast.protocol.entries import MalformedEntryError
+from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.recovery import NotSetAsideError, Recovery, Trusted
 from credits_fast.sync.repair import Repair
 from credits_fast.sync.settlement import RECOVERED

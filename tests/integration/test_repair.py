@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import PartitionFencedError, RedisUnavailableError
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.servers.lane import Endpoint, Lane
 from credits_fast.sync.ledger import Ledger
 from credits_fast.sync.repair import Repair
 from credits_fast.sync.tables import sync_partitions

@@ -20,9 +20,9 @@ from credits_fast import (
     InvalidArgumentError,
     OutcomeUnknownError,
     RedisUnavailableError,
-    outcomes,
 )
-from credits_fast.lane import Endpoint
+from credits_fast.calls import outcomes
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import CreditsKit, kit_on
 from tests.integration.conftest import CONFIG
 from tests.proxy import ReplyEater
@@ -75,11 +75,10 @@ async def test_what_redis_has_forgotten_is_looked_up(
 ) -> None:
     """Repeating it would charge twice."""
     error = await unknown_charge(sqlite_kit, tmp_path, idempotency_key=key)
-    assert error.pending is not None
     if is_recorded:
         await sqlite_kit.sync()
     lane = await sqlite_kit.engine.lane()
-    assert 1 == await lane.execute(b"UNLINK", error.pending.operation.record_key)
+    assert 1 == await lane.execute(b"UNLINK", outcomes.pending_of(error).operation.record_key)
 
     assert (error.operation_id, error.operation_id, None) == await sqlite_kit.engine.resolve(error)
     assert 80 == await sqlite_kit.engine.query_balance("ada")
@@ -139,8 +138,7 @@ async def test_too_late_it_is_not_repeated(
     once: CreditsKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = await charge_that_never_arrived(once)
-    assert error.pending is not None
-    operation = error.pending.operation
+    operation = outcomes.pending_of(error).operation
     assert outcomes.may_be_repeated(operation, 10_000)
     made_ms = int(operation.operation_id[:12], 16)
     monkeypatch.setattr(time, "time_ns", lambda: (made_ms + 40_001) * 1_000_000)
@@ -207,8 +205,7 @@ async def test_an_extension_is_settled_as_long_as_somebody_remembers_it_and_no_g
     resolution = await credits.resolve(error)
     assert isinstance(resolution.result, ExtendResult)
     assert (True, 25) == (resolution.result.replayed, resolution.result.kept)
-    assert error.pending is not None
-    await (await credits.lane()).execute(b"UNLINK", error.pending.operation.record_key)
+    await (await credits.lane()).execute(b"UNLINK", outcomes.pending_of(error).operation.record_key)
     monkeypatch.setattr(outcomes, "may_be_repeated", lambda *_: False)
     assert (error.operation_id, error.operation_id, None) == await credits.resolve(error)
     await sqlite_kit.sync()

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import PartitionFencedError, UnavailableError
-from credits_fast.lane import Endpoint
-from credits_fast.processes import ServerProcess, start_valkey
+from credits_fast.servers.lane import Endpoint
+from credits_fast.servers.processes import ServerProcess, start_valkey
 from credits_fast.testing import CreditsKit, kit_on
 from tests.integration.conftest import CONFIG
 

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import RefundExceedsChargeError
-from credits_fast.lane import Endpoint
+from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.reversal import REVERSAL, reversal_id
 from credits_fast.sync.tables import idempotency_records, reversals
 from credits_fast.testing import CreditsKit, kit_on

@@ -12,8 +12,8 @@ from redis.asyncio.sentinel import Sentinel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import RedisUnavailableError, UnavailableError
-from credits_fast.endpoints import endpoint_from_url
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.servers.endpoints import endpoint_from_url
+from credits_fast.servers.lane import Endpoint, Lane
 from credits_fast.testing import kit_on
 from tests.cluster_servers import Node, Watched, until
 from tests.integration.conftest import CONFIG as SINGLE

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import make_url, text
 
 from credits_fast import DatabaseUnavailableError
-from credits_fast.database import connect, writing
-from credits_fast.lane import Endpoint
+from credits_fast.ledger.database import connect, writing
+from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.lease import Leases
 from credits_fast.testing import kit_on
 from tests.integration.conftest import CONFIG

@@ -20,9 +20,9 @@ from credits_fast import (
     SchemaMismatchError,
     UnsuitableServerError,
 )
-from credits_fast.database import connect
-from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.ledger.database import connect
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.lane import Endpoint, Lane
 from credits_fast.sync.tables import sync_partitions
 from credits_fast.testing import kit_on
 from tests.integration.conftest import CONFIG

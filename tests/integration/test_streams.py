@@ -19,8 +19,8 @@ from credits_fast import (
     MissingVariableError,
     OutcomeUnknownError,
 )
-from credits_fast.hold import Hold
-from credits_fast.lane import Endpoint
+from credits_fast.holds.hold import Hold
+from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import Clock, CreditsKit, kit_on
 from tests.integration.conftest import CONFIG
 from tests.proxy import ReplyEater

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 
 from credits_fast import InsufficientCreditsError, SyncConfig
-from credits_fast.database import writing
+from credits_fast.checks.verification import Verification, verify
+from credits_fast.ledger.database import writing
 from credits_fast.sync.tables import transactions, users
 from credits_fast.sync.worker import SyncWorker
 from credits_fast.testing import CreditsKit
-from credits_fast.verification import Verification, verify
 
 NAMES = [f"user-{number}" for number in range(12)]
 QUICK = SyncConfig(retain_ms=0, poll_ms=1, batch_max=50)

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import CreditsEngine, SyncConfig
-from credits_fast.lane import Endpoint
+from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.ledger import Ledger, PositionLostError
 from credits_fast.sync.tables import (
     audit_logs,
@@ -419,7 +419,7 @@ async def test_the_worker_waits_out_a_database_that_is_away(
     redis_endpoint: Endpoint,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from credits_fast.database import connect
+    from credits_fast.ledger.database import connect
 
     database = connect(postgresql_url)
     async with kit_on(CONFIG, redis_endpoint, database, None) as kit:

@@ -22,8 +22,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import CreditsEngine
-from credits_fast.balance_sheet import balance_sheet, compare_redis
-from credits_fast.database import connect
+from credits_fast.checks.balance_sheet import balance_sheet, compare_redis
+from credits_fast.ledger.database import connect
 from credits_fast.sync.tables import transactions
 from tests.servers import Servers
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from credits_fast.lane import Endpoint, Lane
+from credits_fast.servers.lane import Endpoint, Lane
 from tests.cluster_servers import Node, free_port, until
 
 _QUICKLY = ("--repl-diskless-sync-delay", "0")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from credits_fast.entries import Entry, decode
-from credits_fast.keys import FORMAT, PartitionKeys, Partitions
-from credits_fast.lane import Endpoint, Lane
-from credits_fast.pricing import Option, Quote
-from credits_fast.wire import AUDIT_ALL, Call, Operation, request
+from credits_fast.prices.pricing import Option, Quote
+from credits_fast.protocol.entries import Entry, decode
+from credits_fast.protocol.keys import FORMAT, PartitionKeys, Partitions
+from credits_fast.protocol.wire import AUDIT_ALL, Call, Operation, request
+from credits_fast.servers.lane import Endpoint, Lane
 from tests.servers import Servers
 
 NOW_US = 1_768_478_400_000_000

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from credits_fast.entries import RefusedItem, TransactionItem
-from credits_fast.pricing import Option, Quote
-from credits_fast.wire import AUDIT_NONE, AUDIT_SUCCESS, charge_call
+from credits_fast.prices.pricing import Option, Quote
+from credits_fast.protocol.entries import RefusedItem, TransactionItem
+from credits_fast.protocol.wire import AUDIT_NONE, AUDIT_SUCCESS, charge_call
 from tests.scripts.conftest import NOW_MS, NOW_US, Bench, priced
 
 TIERS = Quote(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from credits_fast.entries import TransactionItem
-from credits_fast.wire import Call, grant_call, refund_call
+from credits_fast.protocol.entries import TransactionItem
+from credits_fast.protocol.wire import Call, grant_call, refund_call
 from tests.scripts.conftest import NOW_MS, Bench
 
 LARGEST = 9_000_000_000_000_000

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from credits_fast.entries import HoldFacts, HoldItem, TransactionItem
-from credits_fast.hold_wire import (
+from credits_fast.prices.pricing import Option, Quote
+from credits_fast.protocol.entries import HoldFacts, HoldItem, TransactionItem
+from credits_fast.protocol.hold_wire import (
     WHOLE,
     OpenHold,
     capture_call,
@@ -16,9 +17,8 @@ from credits_fast.hold_wire import (
     release_call,
     reserve_call,
 )
-from credits_fast.pricing import Option, Quote
+from credits_fast.protocol.wire import AUDIT_SUCCESS, Call, charge_call
 from credits_fast.types import AboveHold
-from credits_fast.wire import AUDIT_SUCCESS, Call, charge_call
 from tests.scripts.conftest import NOW_MS, NOW_US, Bench, priced
 
 TTL_MS = 60_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from credits_fast.entries import RefusedItem
-from credits_fast.wire import charge_call, grant_call, refund_call
+from credits_fast.protocol.entries import RefusedItem
+from credits_fast.protocol.wire import charge_call, grant_call, refund_call
 from tests.scripts.conftest import NOW_US, Bench, priced
 
 

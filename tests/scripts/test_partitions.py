@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from credits_fast.keys import PartitionKeys, Partitions
-from credits_fast.wire import Call, charge_call, grant_call, refund_call
+from credits_fast.protocol.keys import PartitionKeys, Partitions
+from credits_fast.protocol.wire import Call, charge_call, grant_call, refund_call
 from tests.scripts.conftest import Bench, priced
 
 KEYS = Partitions("test", 3)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from credits_fast.entries import TierFacts, TransactionItem
-from credits_fast.wire import TierChange, Verdict, tier_call
+from credits_fast.protocol.entries import TierFacts, TransactionItem
+from credits_fast.protocol.wire import TierChange, Verdict, tier_call
 from tests.scripts.conftest import NOW_MS, Bench
 
 UPGRADE = TierChange(

@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from credits_fast.hold_wire import WHOLE, capture_call, extend_call, release_call, reserve_call
-from credits_fast.wire import Call, charge_call, grant_call, refund_call
+from credits_fast.protocol.hold_wire import (
+    WHOLE,
+    capture_call,
+    extend_call,
+    release_call,
+    reserve_call,
+)
+from credits_fast.protocol.wire import Call, charge_call, grant_call, refund_call
 from tests.scripts.conftest import NOW_US, Bench, priced
 
 _LATER_US = NOW_US + 100_000_000

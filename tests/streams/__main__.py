@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from credits_fast.database import connect
+from credits_fast.ledger.database import connect
 from tests.servers import Servers
 from tests.streams.driver import Theatre, program
 from tests.streams.judged import Verdict, judged

@@ -23,8 +23,8 @@ from urllib.parse import urlencode
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import CreditsEngine
-from credits_fast.balance_sheet import balance_sheet
-from credits_fast.processes import ServerProcess, start_server
+from credits_fast.checks.balance_sheet import balance_sheet
+from credits_fast.servers.processes import ServerProcess, start_server
 from tests.streams.notes import Story, stories
 
 __all__ = ["CONFIG", "ENDINGS", "USERS", "Played", "Stream", "Theatre", "program"]

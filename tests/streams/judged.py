@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from credits_fast.balance_sheet import balance_sheet
+from credits_fast.checks.balance_sheet import balance_sheet
 from credits_fast.sync.tables import holds, transactions
 from tests.streams.driver import CONFIG, Played, Stream
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from credits_fast.database import connect
+from credits_fast.ledger.database import connect
 from tests.servers import Servers
 from tests.streams.driver import ENDINGS, Played, Theatre, program
 from tests.streams.judged import judged

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from credits_fast.agreement import (
+from credits_fast.checks.agreement import (
     Difference,
     Recorded,
     Step,
     at_first_sight,
     at_second_sight,
 )
-from credits_fast.held import Held
+from credits_fast.checks.held import Held
 
 LEDGER = Recorded(100, 5)
 STEPS = {6: Step(-10, 90), 7: Step(-20, 70)}

@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import update
 
-from credits_fast.balance_sheet import RedisComparison, compare_redis
-from credits_fast.database import writing
+from credits_fast.checks.balance_sheet import RedisComparison, compare_redis
 from credits_fast.engine import Configuration
-from credits_fast.recording import lag_ms
+from credits_fast.ledger.database import writing
+from credits_fast.ledger.recording import lag_ms
 from credits_fast.sync.tables import users
 from credits_fast.testing import Clock, CreditsKit, open_kit
 

@@ -13,9 +13,9 @@ from credits_fast import (
     DatabaseUnavailableError,
     SchemaMismatchError,
 )
-from credits_fast.database import address, connect, writing
-from credits_fast.lane import Endpoint
-from credits_fast.schema import check, head, revision, upgrade
+from credits_fast.ledger.database import address, connect, writing
+from credits_fast.ledger.schema import check, head, revision, upgrade
+from credits_fast.servers.lane import Endpoint
 
 SECRET = "hunter2"  # opens nothing
 

@@ -10,8 +10,8 @@ import pytest
 from credits_fast import InvalidAmountError, InvalidArgumentError
 from credits_fast.amounts import to_micros
 from credits_fast.config import CreditsConfig
-from credits_fast.consumption import Consumption
-from credits_fast.pricing import Priced, PriceList
+from credits_fast.holds.consumption import Consumption
+from credits_fast.prices.pricing import Priced, PriceList
 from credits_fast.types import Variables
 
 PRICES = PriceList(

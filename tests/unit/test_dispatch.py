@@ -16,13 +16,13 @@ from credits_fast import (
     RedisUnavailableError,
     ScriptFailedError,
 )
-from credits_fast.acknowledgement import Confirmation, Receipt
-from credits_fast.dispatch import BATCH_MAX, FLIGHTS_MAX, REPEATS_MAX, Dispatcher
-from credits_fast.keys import PartitionKeys, Partitions
-from credits_fast.lane import Endpoint, Lane
-from credits_fast.pricing import Option, Quote
-from credits_fast.routing import Router
-from credits_fast.wire import AUDIT_NONE, Call, Operation, charge_call
+from credits_fast.calls.dispatch import BATCH_MAX, FLIGHTS_MAX, REPEATS_MAX, Dispatcher
+from credits_fast.prices.pricing import Option, Quote
+from credits_fast.protocol.keys import PartitionKeys, Partitions
+from credits_fast.protocol.wire import AUDIT_NONE, Call, Operation, charge_call
+from credits_fast.servers.acknowledgement import Confirmation, Receipt
+from credits_fast.servers.lane import Endpoint, Lane
+from credits_fast.servers.routing import Router
 
 KEYS = Partitions("test", 2)
 

@@ -12,15 +12,15 @@ from redis.asyncio.sentinel import Sentinel as UntypedSentinel
 from redis.cluster import LoadBalancingStrategy
 
 from credits_fast import ConfigurationError
-from credits_fast.endpoints import (
+from credits_fast.servers.endpoints import (
     AnyEndpoint,
     ClusterEndpoint,
     SentinelEndpoint,
     endpoint_from_url,
     endpoint_of,
 )
-from credits_fast.lane import Endpoint
-from credits_fast.topology import Address
+from credits_fast.servers.lane import Endpoint
+from credits_fast.servers.topology import Address
 
 Sentinel: Any = UntypedSentinel
 SECRET = "hunter2"  # opens nothing

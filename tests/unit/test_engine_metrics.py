@@ -16,7 +16,7 @@ from credits_fast import (
     OutcomeUnknownError,
     UserNotFoundError,
 )
-from credits_fast.dispatch import Dispatcher
+from credits_fast.calls.dispatch import Dispatcher
 from credits_fast.engine_metrics import EngineMetrics
 from credits_fast.testing import CreditsKit, open_kit
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from credits_fast import doctor, findings
-from credits_fast.entries import EntryId
-from credits_fast.findings import (
+from credits_fast.checks import doctor, findings
+from credits_fast.checks.findings import (
     ClockFacts,
     Finding,
     LedgerFacts,
@@ -30,7 +29,8 @@ from credits_fast.findings import (
     of_sqlite,
     of_workers,
 )
-from credits_fast.partition_states import PartitionState
+from credits_fast.checks.partition_states import PartitionState
+from credits_fast.protocol.entries import EntryId
 
 INFORMATION = {
     "redis_version": "7.2.4",

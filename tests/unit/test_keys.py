@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from credits_fast.ids import operation_id
-from credits_fast.keys import SLOTS, Partitions, fingerprint, slot
+from credits_fast.protocol.keys import SLOTS, Partitions, fingerprint, slot
 
 AWKWARD = [b"{x}", b"}{", b"a:b", b"\n", b"x" * 256, "é😀".encode(), b"{}", b"m", b"j"]
 

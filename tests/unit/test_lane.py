@@ -15,11 +15,11 @@ from redis.exceptions import (
 )
 
 from credits_fast import ConfigurationError, RedisUnavailableError, UnsuitableServerError
-from credits_fast.lane import Endpoint, Lane, info_fields
-from credits_fast.preflight import judge
 from credits_fast.resp import pack
-from credits_fast.scripts import SCRIPTS, compiled
-from credits_fast.server_errors import is_not_executed, translated
+from credits_fast.servers.lane import Endpoint, Lane, info_fields
+from credits_fast.servers.preflight import judge
+from credits_fast.servers.scripts import SCRIPTS, compiled
+from credits_fast.servers.server_errors import is_not_executed, translated
 from tests.servers import Servers
 
 

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from credits_fast import ConfigurationError, InsufficientCreditsError, RedisUnavailableError
-from credits_fast.partition_states import partition_states
+from credits_fast.checks.partition_states import partition_states
 from credits_fast.sync import listening as module
 from credits_fast.sync.listening import Listening, listening
 from credits_fast.sync.metrics import exposed

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from credits_fast.membership import validate
+from credits_fast.prices.membership import validate
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 EARLIER, LATER = NOW - timedelta(milliseconds=1), NOW + timedelta(milliseconds=1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from credits_fast import CreditsConfig, InvalidArgumentError, UndefinedActionError
-from credits_fast.pricing import Option, PriceList
+from credits_fast.prices.pricing import Option, PriceList
 
 CONFIG: dict[str, Any] = {
     "costs": {

@@ -15,7 +15,7 @@ from credits_fast import (
     UnsuitableServerError,
     UserNotFoundError,
 )
-from credits_fast.retry import delay_ms, repeat
+from credits_fast.calls.retry import delay_ms, repeat
 
 QUICK = RetryConfig(initial_delay=Decimal(0), max_delay=Decimal(0))
 

@@ -18,14 +18,14 @@ from redis.exceptions import (
 )
 
 from credits_fast import EngineClosedError, RedisUnavailableError, UnsuitableServerError
-from credits_fast import cluster_routing as module
-from credits_fast.cluster_routing import ClusterRouter
-from credits_fast.endpoints import endpoint_from_url
-from credits_fast.keys import Partitions
-from credits_fast.lane import Endpoint, Lane, LaneLostError
+from credits_fast.protocol.keys import Partitions
 from credits_fast.resp import pack
-from credits_fast.routing import router_to
-from credits_fast.server_routing import REDIRECTIONS_MAX, Router
+from credits_fast.servers import cluster_routing as module
+from credits_fast.servers.cluster_routing import ClusterRouter
+from credits_fast.servers.endpoints import endpoint_from_url
+from credits_fast.servers.lane import Endpoint, Lane, LaneLostError
+from credits_fast.servers.routing import router_to
+from credits_fast.servers.server_routing import REDIRECTIONS_MAX, Router
 
 KEYS = Partitions("test", 3)
 FIRST, SECOND, THIRD = KEYS

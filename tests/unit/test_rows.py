@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from credits_fast import IncompatibleFormatError
-from credits_fast.entries import (
+from credits_fast.protocol.entries import (
     Entry,
     EntryId,
     HoldFacts,
@@ -22,7 +22,7 @@ from credits_fast.entries import (
     TransactionItem,
     decode,
 )
-from credits_fast.refusals import Refusal
+from credits_fast.protocol.refusals import Refusal
 from credits_fast.sync.rows import Batch, ChainBrokenError, batch_of
 
 MOMENT = datetime(2026, 1, 15, 12, tzinfo=UTC)

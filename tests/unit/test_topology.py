@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from redis.exceptions import AskError, MovedError
 
-from credits_fast.keys import Partitions
-from credits_fast.topology import Address, Redirection, Topology
+from credits_fast.protocol.keys import Partitions
+from credits_fast.servers.topology import Address, Redirection, Topology
 
 ASKED = Address("10.0.0.9", 7000)
 
@@ -62,7 +62,7 @@ def test_a_redirection_says_where_and_whether_for_good(refusal: AskError, expect
 
 
 def test_the_keys_of_a_partition_are_in_its_slot() -> None:
-    from credits_fast.keys import slot
+    from credits_fast.protocol.keys import slot
 
     for partition in Partitions("credits", 16):
         keys = (partition.meta, partition.journal, partition.account(b"{a}"), partition.absent)

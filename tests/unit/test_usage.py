@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from credits_fast import CreditsConfig, InvalidUsageError
-from credits_fast.pricing import PriceList
+from credits_fast.prices.pricing import PriceList
 from credits_fast.usage import (
     Shape,
     Usage,

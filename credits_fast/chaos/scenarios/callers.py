@@ -11,7 +11,7 @@ from credits_fast.chaos.load import Manners
 from credits_fast.chaos.proxy import Weather
 from credits_fast.chaos.scenario import Scenario
 from credits_fast.chaos.wishes import CREDIT, Mix
-from credits_fast.database import reading
+from credits_fast.ledger.database import reading
 from credits_fast.sync.tables import dead_letters
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from credits_fast.chaos.proxy import FaultProxy, Weather
 from credits_fast.chaos.scenario import Scenario
 from credits_fast.chaos.servers import ValkeyServer
 from credits_fast.chaos.wishes import CREDIT, Mix
-from credits_fast.entries import EntryId
+from credits_fast.protocol.entries import EntryId
 
 if TYPE_CHECKING:
     from collections.abc import Generator

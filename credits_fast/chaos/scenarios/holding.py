@@ -15,8 +15,8 @@ from sqlalchemy import func, select
 from credits_fast.amounts import to_credits
 from credits_fast.chaos.arena import StuckError
 from credits_fast.chaos.scenario import Scenario
-from credits_fast.database import reading
 from credits_fast.errors import RefusedError, UnavailableError
+from credits_fast.ledger.database import reading
 from credits_fast.sync.tables import holds, micros_of, users
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from credits_fast.chaos.history import Outcome
 from credits_fast.chaos.proxy import Weather
 from credits_fast.chaos.scenario import Scenario
 from credits_fast.chaos.wishes import CREDIT, Mix
-from credits_fast.database import writing
 from credits_fast.errors import UnavailableError
+from credits_fast.ledger.database import writing
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena

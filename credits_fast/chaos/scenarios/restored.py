@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 from credits_fast.chaos.checker import Window
 from credits_fast.chaos.scenario import Scenario
 from credits_fast.chaos.stage import Ledgers
-from credits_fast.entries import EntryId
+from credits_fast.protocol.entries import EntryId
 from credits_fast.sync.recovery import Recovery, set_aside
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena
-    from credits_fast.lane import Reply
+    from credits_fast.servers.lane import Reply
 
 __all__ = ["PG_RESTORE_BEYOND", "PG_RESTORE_OLD"]
 

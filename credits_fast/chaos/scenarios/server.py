@@ -16,7 +16,7 @@ from credits_fast.chaos.checker import Window
 from credits_fast.chaos.history import Outcome
 from credits_fast.chaos.scenario import Scenario
 from credits_fast.errors import MisconfiguredError
-from credits_fast.scripts import source
+from credits_fast.servers.scripts import source
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena

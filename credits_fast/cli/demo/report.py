@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from credits_fast.amounts import MICROS_PER_CREDIT
+from credits_fast.checks.samples import percentile
 from credits_fast.cli.history import ledger_table
 from credits_fast.cli.words import amount
-from credits_fast.samples import percentile
 from credits_fast.version import __version__
 
 if TYPE_CHECKING:

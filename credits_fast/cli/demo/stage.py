@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select, text
 
-from credits_fast import schema
 from credits_fast.cli.demo.scenario import config_text
-from credits_fast.database import address, connect, reading
-from credits_fast.endpoints import endpoint_from_url
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import ConfigurationError, Problem
-from credits_fast.lane import info_fields
+from credits_fast.ledger import schema
+from credits_fast.ledger.database import address, connect, reading
+from credits_fast.servers.endpoints import endpoint_from_url
+from credits_fast.servers.lane import info_fields
 from credits_fast.sync.tables import users
 from credits_fast.sync.worker import SyncWorker
 

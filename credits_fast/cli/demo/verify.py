@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, select
 
 from credits_fast.amounts import to_credits
-from credits_fast.balance_sheet import (
+from credits_fast.checks.balance_sheet import (
     BalanceSheet,
     RedisComparison,
     balance_sheet,
     compare_redis,
 )
 from credits_fast.cli.demo.books import CREATED, Books, created_id
-from credits_fast.database import reading
+from credits_fast.ledger.database import reading
 from credits_fast.sync.tables import audit_logs, micros_of, transactions, users
 
 if TYPE_CHECKING:

@@ -1,0 +1,129 @@
+"""Checked operations: what a caller asked for, in the form that travels."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from credits_fast import arguments
+from credits_fast.exact import plain
+from credits_fast.ids import operation_id
+from credits_fast.protocol.keys import fingerprint
+from credits_fast.protocol.wire import AUDIT_ALL, AUDIT_NONE, AUDIT_SUCCESS, Operation
+
+if TYPE_CHECKING:
+    from credits_fast.config import CreditsConfig
+    from credits_fast.protocol.keys import Partitions
+    from credits_fast.types import Metadata, Variables
+
+__all__ = ["GRACE_MS", "Operations", "canonical"]
+
+GRACE_MS: Final = 1_000
+"""How much longer than its time to live a record stays in Redis."""
+
+_NO_FINGERPRINT: Final = b"-"
+_DEADLINES_REMEMBERED: Final = 6
+_ACTIONS_KEPT: Final = 1_024
+
+
+class Operations:
+    """Makes operations of one configuration.
+
+    An operation without a key is remembered under its own id, for longer than the library may go on
+    repeating it; one with a key for as long as the configuration says.
+
+    Args:
+        config: The configuration.
+        partitions: The partitions its users fall into.
+        grace_ms: How much longer than its time to live a record stays in Redis.
+    """
+
+    def __init__(
+        self, config: CreditsConfig, partitions: Partitions, *, grace_ms: int = GRACE_MS
+    ) -> None:
+        self._partitions = partitions
+        self._uses_keys = config.idempotency.enabled
+        self._key_ttl_ms = config.idempotency.ttl_ms
+        self._own_ttl_ms = _DEADLINES_REMEMBERED * config.retry.deadline_ms
+        self._grace_ms = grace_ms
+        self._audits = config.audit.enabled
+        self._refusal_rate = config.audit.refusal_rate
+
+    def new(
+        self,
+        verb: str,
+        user_id: str,
+        action: str,
+        idempotency_key: str | None,
+        metadata: Metadata | None,
+        *parameters: str,
+    ) -> Operation:
+        """An operation with an id of its own.
+
+        Args:
+            verb: The operation's name, part of the fingerprint.
+            user_id: The user.
+            action: The caller's action.
+            idempotency_key: The caller's key, None for none.
+            metadata: The caller's metadata.
+            *parameters: What a repeated key must match besides verb and action.
+
+        Raises:
+            UserNotFoundError: The user id is empty.
+            InvalidArgumentError: An identifier or the metadata cannot be used.
+        """
+        user = arguments.user_identifier(user_id)
+        acting = _action(action) if type(action) is str else arguments.identifier("action", action)
+        key = b""
+        if idempotency_key is not None:
+            key = arguments.identifier("idempotency_key", idempotency_key)
+        keyed = bool(key) and self._uses_keys
+        ttl_ms = self._key_ttl_ms if keyed else self._own_ttl_ms
+        return Operation(
+            self._partitions.of(user),
+            user,
+            acting,
+            key if keyed else b"",
+            operation_id(),
+            fingerprint(verb, action, *parameters) if keyed else _NO_FINGERPRINT,
+            ttl_ms,
+            ttl_ms + self._grace_ms,
+            self.audited(),
+            arguments.metadata_json(metadata) if metadata is not None else b"",
+        )
+
+    def audited(self) -> bytes:
+        """What the audit log gets of the next operation: of refusals, the configured share."""
+        if not self._audits:
+            return AUDIT_NONE
+        if self._refusal_rate >= 1 or random.random() < self._refusal_rate:  # noqa: S311  # a sample
+            return AUDIT_ALL
+        return AUDIT_SUCCESS
+
+
+@lru_cache(maxsize=_ACTIONS_KEPT)
+def _action(action: str) -> bytes:
+    return arguments.identifier("action", action)
+
+
+def canonical(variables: Variables | None) -> str:
+    """The variables as one text that is equal for equal numbers, however they are written.
+
+    Example:
+        >>> canonical({"b": 1.50, "a": 2}) == canonical({"a": Decimal(2), "b": Decimal("1.5")})
+        True
+    """
+    if not variables:
+        return ""
+    return "\0".join(f"{name}={_number(variables[name])}" for name in sorted(variables))
+
+
+def _number(value: object) -> str:
+    if type(value) is int:
+        return str(value) if abs(value) < 10**30 else hex(value)  # no huge decimal text
+    if isinstance(value, float | Decimal):
+        exact = Decimal(repr(value)) if isinstance(value, float) else value
+        return plain(exact) if exact.is_finite() and abs(exact.adjusted()) < 30 else repr(value)  # noqa: PLR2004
+    return repr(value)

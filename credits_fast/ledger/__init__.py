@@ -1,0 +1,1 @@
+"""What the engine asks of SQL, the source of record."""

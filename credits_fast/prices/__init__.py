@@ -1,0 +1,1 @@
+"""What an action costs, and who may act at all. Pure."""

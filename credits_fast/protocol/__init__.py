@@ -1,0 +1,1 @@
+"""What travels: keys, script arguments and replies, journal entries, refusals. Pure."""

@@ -1,0 +1,223 @@
+"""Holds as they travel: to script arguments, and from replies to results or errors. Pure.
+
+An open hold stands in Redis under its user, as a text that `lua/shared/hold.lua` draws; the ledger's
+row of it becomes that text again when a cold account is loaded.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from credits_fast.amounts import to_credits
+from credits_fast.prices.pricing import Option, Quote
+from credits_fast.protocol.wire import from_ms, outcome, price, price_error
+from credits_fast.resp import bulks
+from credits_fast.types import CaptureResult, ExtendResult, ReleaseResult, ReserveResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from credits_fast.protocol.wire import Call, Operation
+    from credits_fast.types import AboveHold
+
+__all__ = [
+    "WHOLE",
+    "OpenHold",
+    "capture_call",
+    "captured",
+    "extend_call",
+    "extended",
+    "packed_holds",
+    "release_call",
+    "released",
+    "reserve_call",
+    "reserved",
+]
+
+_TERMS_KEPT: Final = 256
+
+WHOLE: Final = Quote((Option(b"", b"*"),))
+"""The price that is whatever the hold still keeps."""
+
+
+class OpenHold(NamedTuple):
+    """An open hold; amounts in micro-credits.
+
+    Attributes:
+        hold_id: Its id.
+        amount: What was reserved in all.
+        reserved: What is still held.
+        captured: What was charged of it.
+        expires_ms: When it ends.
+        audited: Whether its expiry is audited.
+        tier: The tier whose price was reserved, "" for none.
+    """
+
+    hold_id: str
+    amount: int
+    reserved: int
+    captured: int
+    expires_ms: int
+    audited: bool
+    tier: str
+
+    @classmethod
+    def parse(cls, hold_id: bytes, text: bytes) -> OpenHold:
+        """A field of the user's hash, read."""
+        amount, kept, captured, expires, audited, tier = text.decode().split(" ", 5)
+        return cls(
+            hold_id.decode(),
+            int(amount),
+            int(kept),
+            int(captured),
+            int(expires),
+            audited != "0",
+            tier,
+        )
+
+    def packed(self) -> bytes:
+        """The text that stands in Redis."""
+        numbers = (self.amount, self.reserved, self.captured, self.expires_ms, int(self.audited))
+        return f"{' '.join(map(str, numbers))} {self.tier}".encode()
+
+
+def packed_holds(holds: Iterable[OpenHold]) -> bytes:
+    """Open holds as `load` takes them: ids and texts in turn, separated by NUL."""
+    return b"\0".join(part for one in holds for part in (one.hold_id.encode(), one.packed()))
+
+
+# --- calls ---------------------------------------------------------------------------------------
+
+
+def reserve_call(operation: Operation, quote: Quote, *, hold_ms: int, open_max: int) -> Call:
+    """A reservation: the price for every tier, and the script picks."""
+    return operation.call(
+        "reserve",
+        _reserve_terms(hold_ms, open_max, quote.packed),
+        extra=quote.variables,
+        own_key=operation.partition.holds(operation.user),
+    )
+
+
+def capture_call(
+    operation: Operation, hold_id: bytes, quote: Quote, *, final: bool, above: AboveHold
+) -> Call:
+    """A capture: the price for every tier, or `WHOLE`."""
+    return operation.call(
+        "capture",
+        _capture_terms("1" if final else "0", above, quote.packed),
+        extra=quote.variables,
+        own_key=operation.partition.holds(operation.user),
+        argument=hold_id,
+    )
+
+
+def extend_call(operation: Operation, hold_id: bytes, *, micros: int, hold_ms: int | None) -> Call:
+    """So many micro-credits more for a hold, and so much time from now; None for no more of it."""
+    own = bulks((b"%d" % micros, b"" if hold_ms is None else b"%d" % hold_ms))
+    own_key = operation.partition.holds(operation.user)
+    return operation.call("extend", (2, own), own_key=own_key, argument=hold_id)
+
+
+def release_call(operation: Operation, hold_id: bytes) -> Call:
+    """The release of what a hold keeps."""
+    own_key = operation.partition.holds(operation.user)
+    return operation.call("release", (0, b""), own_key=own_key, argument=hold_id)
+
+
+@lru_cache(maxsize=_TERMS_KEPT)
+def _reserve_terms(hold_ms: int, open_max: int, price: tuple[int, bytes]) -> tuple[int, bytes]:
+    """The own terms of reservations that have all of it in common."""
+    size, packed = price
+    return 2 + size, bulks((b"%d" % hold_ms, b"%d" % open_max)) + packed
+
+
+@lru_cache(maxsize=_TERMS_KEPT)
+def _capture_terms(final: str, above: AboveHold, price: tuple[int, bytes]) -> tuple[int, bytes]:
+    """The own terms of captures that have all of it in common."""
+    size, packed = price
+    return 2 + size, bulks((final.encode(), above.encode())) + packed
+
+
+# --- replies -------------------------------------------------------------------------------------
+
+
+def reserved(reply: bytes, operation: Operation, quote: Quote) -> ReserveResult:
+    """The result of a reservation.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    status, *fields = reply.split(b"\0")
+    if status == b"unpriced":
+        raise price_error(quote, fields)
+    hold_id, replayed, (amount, expires, balance, total) = outcome(status, fields, operation)
+    return ReserveResult(
+        hold_id,
+        price(int(amount)),
+        from_ms(int(expires)),
+        to_credits(int(balance)),
+        price(int(total)),
+        replayed,
+    )
+
+
+def captured(reply: bytes, operation: Operation, hold_id: bytes, quote: Quote) -> CaptureResult:
+    """The result of a capture.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    status, *fields = reply.split(b"\0")
+    if status == b"unpriced":
+        raise price_error(quote, fields)
+    transaction_id, replayed, (cost, after, asked, left, final) = outcome(status, fields, operation)
+    taken, now = int(cost), int(after)
+    return CaptureResult(
+        transaction_id,
+        hold_id.decode(),
+        price(taken),
+        price(int(asked)),
+        to_credits(now + taken),
+        to_credits(now),
+        price(int(left)),
+        final == b"1",
+        replayed,
+    )
+
+
+def extended(reply: bytes, operation: Operation, hold_id: bytes) -> ExtendResult:
+    """The result of an extension.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    status, *fields = reply.split(b"\0")
+    _, replayed, (amount, kept, expires, balance, total) = outcome(status, fields, operation)
+    return ExtendResult(
+        hold_id.decode(),
+        to_credits(int(amount)),
+        to_credits(int(kept)),
+        from_ms(int(expires)),
+        to_credits(int(balance)),
+        to_credits(int(total)),
+        replayed,
+    )
+
+
+def released(reply: bytes, operation: Operation, hold_id: bytes) -> ReleaseResult:
+    """The result of a release.
+
+    Raises:
+        CreditsError: The refusal the script decided.
+    """
+    status, *fields = reply.split(b"\0")
+    _, replayed, (amount, balance, total) = outcome(status, fields, operation)
+    return ReleaseResult(
+        hold_id.decode(),
+        to_credits(int(amount)),
+        to_credits(int(balance)),
+        to_credits(int(total)),
+        replayed,
+    )
