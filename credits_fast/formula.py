@@ -262,7 +262,7 @@ class _Node:
     evaluate: _Evaluate
 
 
-_END: Final = _Token("end", "the end")
+_END: Final = _Token("end", "end of the formula")
 
 
 class _Parser:

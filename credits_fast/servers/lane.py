@@ -100,7 +100,11 @@ class Endpoint:
         given, separator, rest = url.partition("://")
         scheme = _URL_SCHEMES.get(given, given)
         if not separator or scheme not in _URL_SCHEMES.values():
-            raise unusable("its scheme is not redis://, rediss:// or unix://")
+            problem = (
+                "its scheme is not redis://, rediss://, valkey:// or unix://, "
+                "nor redis+cluster:// or redis+sentinel://"
+            )
+            raise unusable(problem)
         try:
             pool: ConnectionPool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                 f"{scheme}://{rest}"
