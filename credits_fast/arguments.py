@@ -126,13 +126,17 @@ def aware(argument: str, value: datetime) -> datetime:
     """A moment in UTC.
 
     Raises:
-        InvalidArgumentError: It has no time zone, so nobody can say which moment is meant.
+        InvalidArgumentError: It has no time zone, so nobody can say which moment is meant; or there is
+            no such moment in UTC.
     """
     if not isinstance(value, datetime):
         raise InvalidArgumentError(argument, f"must be a datetime, not {type(value).__name__}")
     if value.tzinfo is None:
         raise InvalidArgumentError(argument, "has no time zone")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidArgumentError(argument, "is beyond the years 1 to 9999 in UTC") from error
 
 
 def moment(argument: str, value: datetime) -> datetime:

@@ -1055,6 +1055,8 @@ class CreditsEngine:
             InvalidArgumentError: An argument cannot be used.
         """
         arguments.user_identifier(user_id)
+        if action:
+            arguments.identifier("action", action)
         start = start_date and arguments.aware("start_date", start_date)
         end = end_date and arguments.aware("end_date", end_date)
         return await repeat(

@@ -54,7 +54,7 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from credits_fast.exact import plain
+from credits_fast.exact import EXACT, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -403,6 +403,19 @@ class MissingVariableError(RefusedError):
         )
 
 
+_VARIABLES_SHOWN_MAX: Final = 2_048
+"""Characters of variables in a message: what a price may be recorded with. Messages are audited."""
+
+
+def _shown(variables: Mapping[str, Any]) -> str:
+    """Variables for people: whatever was given, so in part where it is long."""
+    try:
+        shown = json.dumps(variables, default=str, separators=(",", ":"))
+    except (ValueError, RecursionError):  # more digits than Python writes, or no end
+        return "variables that cannot be shown"
+    return shown if len(shown) <= _VARIABLES_SHOWN_MAX else f"{shown[:_VARIABLES_SHOWN_MAX]}…"
+
+
 class FormulaEvaluationError(RefusedError):
     """A price formula has no finite number as its value for these variables.
 
@@ -426,7 +439,7 @@ class FormulaEvaluationError(RefusedError):
         self.variables = dict(variables)
         self.cause = cause
         self.cause_kind = cause_kind
-        shown = json.dumps(self.variables, default=str, separators=(",", ":"))
+        shown = _shown(self.variables)
         super().__init__(f"formula {formula!r} cannot be evaluated with {shown}: {cause}")
 
 
@@ -457,7 +470,7 @@ class InsufficientCreditsError(RefusedError):
     @property
     def is_held(self) -> bool:
         """Whether the credits are there, and only held by other requests: later it may succeed."""
-        return self.required <= self.available + self.reserved
+        return self.required <= EXACT.add(self.available, self.reserved)
 
 
 class HoldNotFoundError(RefusedError):

@@ -64,6 +64,7 @@ _CENT: Final = Decimal("0.01")
 _PRICE_MAX: Final = to_credits(MICROS_MAX)
 _ZERO: Final = Decimal(0)
 _ONE: Final = Decimal(1)
+_NAN: Final = Decimal("NaN")
 _INT_MAX: Final = 10**30  # the largest exponent of the context
 _VARIABLE_EXPONENT_MAX: Final = 30
 _LITERAL_EXPONENT_MAX: Final = 400  # any double can be written; computing with it may overflow
@@ -162,7 +163,7 @@ class Formula:
             if not value:
                 return _ZERO
             if abs(value.adjusted()) <= _VARIABLE_EXPONENT_MAX:
-                return value
+                return _CONTEXT.plus(value)  # of bounded size, where the formula is the variable
         problem = f"variable {name!r} is not a finite number of ordinary size"
         raise FormulaEvaluationError(self.text, variables, problem, "invalid_variable")
 
@@ -432,8 +433,11 @@ def _stray(text: str, at: int) -> FormulaError:
 
 
 def _literal(text: str) -> Decimal:
-    number = Decimal(text)
-    if number and abs(number.adjusted()) > _LITERAL_EXPONENT_MAX:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:  # or NaN, as the application's context will have it
+        number = _NAN
+    if not number.is_finite() or (number and abs(number.adjusted()) > _LITERAL_EXPONENT_MAX):
         raise FormulaError("number", f"the number {text} is out of range", text)
     return number
 

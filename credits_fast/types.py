@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
 
 from credits_fast.amounts import Amount  # noqa: TC001  # found by tools that read annotations
+from credits_fast.exact import EXACT
 
 __all__ = [
     "UNCHANGED",
@@ -96,7 +97,7 @@ class User:
     @property
     def available(self) -> Decimal:
         """What a charge may take: the balance less what is reserved."""
-        return self.credits - self.reserved
+        return EXACT.subtract(self.credits, self.reserved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +192,7 @@ class ReserveResult(NamedTuple):
     @property
     def available(self) -> Decimal:
         """What charges and other holds may take: the balance less what is reserved."""
-        return self.balance - self.reserved
+        return EXACT.subtract(self.balance, self.reserved)
 
 
 class ExtendResult(NamedTuple):
@@ -220,7 +221,7 @@ class ExtendResult(NamedTuple):
     @property
     def available(self) -> Decimal:
         """What charges and other holds may take: the balance less what is reserved."""
-        return self.balance - self.reserved
+        return EXACT.subtract(self.balance, self.reserved)
 
 
 class CaptureResult(NamedTuple):

@@ -30,7 +30,7 @@
 --   ok         cost, balance_after, price, left, whether it is finished
 --   replayed   transaction_id, cost, balance_after, price, left, whether it is finished
 --   a refusal  code and three details
---   failed     why: the journal takes no entry, or the record cannot be read
+--   failed     why: the journal takes no entry, or the record or the holds cannot be read
 
 local KEYS_OF_ITEM = 3
 local ARGUMENTS_OF_ITEM = 4
@@ -86,7 +86,10 @@ local function capture(item)
   if not balance then
     return 'cold'
   end
-  local hold = hold_text_at(item, hold_id)
+  local hold, problem = hold_text_at(item, hold_id)
+  if problem then
+    return 'failed\0' .. problem
+  end
   if not hold then
     return 'unknown_hold'
   end

@@ -3,7 +3,9 @@
 -- KEYS[1]   gate
 -- KEYS[2…]  refunded                                           for each item
 --
--- ARGV[1…]  charged, refunded, ttl_ms                          for each item
+-- ARGV[1…]  user, charged, refunded, ttl_ms                    for each item
+--
+-- What a version loaded that did not note the user yet gets it, and is otherwise left as it is.
 --
 -- replies, one per item:
 --   loaded
@@ -14,12 +16,14 @@
 
 local gate = KEYS[1]
 
-local function load_charge(epoch, key, charged, refunded, ttl_ms)
-  if call('HGET', key, 'epoch') == epoch then
+local function load_charge(epoch, key, user, charged, refunded, ttl_ms)
+  local known = call('HMGET', key, 'epoch', 'user')
+  if known[1] == epoch then
+    call('HSET', key, 'user', known[2] or user)
     return 'present'
   end
   charged, refunded = text(integer(charged)), text(integer(refunded))
-  call('HSET', key, 'epoch', epoch, 'charged', charged, 'refunded', refunded)
+  call('HSET', key, 'epoch', epoch, 'user', user, 'charged', charged, 'refunded', refunded)
   call('PEXPIRE', key, text(integer(ttl_ms)))
   return 'loaded'
 end
@@ -27,7 +31,7 @@ end
 local epoch, closed = pass(call('GET', gate))
 local replies = {}
 for item = 1, #KEYS - 1 do
-  local at = 3 * item - 2
-  replies[item] = closed or load_charge(epoch, KEYS[item + 1], unpack(ARGV, at, at + 2))
+  local at = 4 * item - 3
+  replies[item] = closed or load_charge(epoch, KEYS[item + 1], unpack(ARGV, at, at + 3))
 end
 return replies

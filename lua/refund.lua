@@ -11,7 +11,8 @@
 --           fingerprint, ttl_ms, life_ms, audited, amount, related, bounded    at the place terms names
 --
 -- A refund may name the charge it gives back (related, '' for none). Then refunded holds what was
--- charged and what has been given back of it, and with bounded = '1' the sum may not pass the charge.
+-- charged and what has been given back of it, and with bounded = '1' the sum may not pass the charge. The
+-- charge of another user is as good as none.
 --
 -- refuses, in this order:
 --   idempotency_key_conflict   transaction_id
@@ -24,7 +25,7 @@
 --   ok         amount, balance_after
 --   replayed   transaction_id, amount, balance_after
 --   a refusal  code and three details
---   failed     why: the journal takes no entry, or the record cannot be read
+--   failed     why: the journal takes no entry, or the record or the charge cannot be read
 
 local KEYS_OF_ITEM = 3
 local ARGUMENTS_OF_ITEM = 3
@@ -41,16 +42,22 @@ local ARGUMENTS_OF_ITEM = 3
 
 local charges = {}
 
--- What was charged and what has been given back, as known in this epoch; later items see what earlier ones gave back.
-local function charge_of(key)
+-- What was charged and what has been given back, as known in this epoch; later items see what earlier ones
+-- gave back. Nothing for a charge that is not known; or nil and why it cannot be read.
+local function charge_of(key, user)
   if not charges[key] then
-    local known = call('HMGET', key, 'epoch', 'charged', 'refunded')
-    if known[1] ~= epoch then
+    local outcome = redis.pcall('HMGET', key, 'epoch', 'user', 'charged', 'refunded')
+    if denial(outcome) then
+      return nil, denial(outcome)
+    end
+    if outcome[1] ~= epoch or outcome[2] ~= user then
       return nil
     end
-    charges[key] = { charged = integer(known[2]), refunded = integer(known[3]), given_by = false }
+    charges[key] = {
+      user = user, charged = integer(outcome[3]), refunded = integer(outcome[4]), given_by = false,
+    }
   end
-  return charges[key]
+  return charges[key].user == user and charges[key] or nil
 end
 
 local function refund(item)
@@ -69,7 +76,13 @@ local function refund(item)
   if not balance then
     return 'cold'
   end
-  local charge = related ~= '' and charge_of(refunded_key)
+  local charge, problem
+  if related ~= '' then
+    charge, problem = charge_of(refunded_key, match(tail, '^%Z*'))
+  end
+  if problem then
+    return 'failed\0' .. problem
+  end
   if related ~= '' and not charge then
     return 'cold_charge'
   end

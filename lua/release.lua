@@ -20,7 +20,7 @@
 --   ok         amount, balance, reserved
 --   replayed   transaction_id, amount, balance, reserved
 --   a refusal  code and three details
---   failed     why: the journal takes no entry, or the record cannot be read
+--   failed     why: the journal takes no entry, or the record or the holds cannot be read
 
 local KEYS_OF_ITEM = 3
 local ARGUMENTS_OF_ITEM = 4
@@ -52,7 +52,10 @@ local function release(item)
   if not balance then
     return 'cold'
   end
-  local hold = hold_at(item, hold_id)
+  local hold, problem = hold_at(item, hold_id)
+  if problem then
+    return 'failed\0' .. problem
+  end
   if not hold then
     return 'unknown_hold'
   end

@@ -12,7 +12,8 @@
 --           then tier, cost, raw_cost, formula                for each of the options
 --
 -- The transaction id becomes the hold's. It expires hold_ms from now; a user has at most open_max of
--- them. Options are as in `charge`. The balance stays as it is, so the journal item has no sequence.
+-- them. With open_max = '0' it is made in any case, whatever the user has: for a charge that stands.
+-- Options are as in `charge`. The balance stays as it is, so the journal item has no sequence.
 --
 -- refuses, in this order:
 --   back_pressure              journal_max; a repeated operation is answered all the same
@@ -28,7 +29,7 @@
 --   ok         amount, expires, balance, reserved
 --   replayed   transaction_id, amount, expires, balance, reserved
 --   a refusal  code and three details
---   failed     why: the journal takes no entry, or the record cannot be read
+--   failed     why: the journal takes no entry, or the record or the holds cannot be read
 
 local KEYS_OF_ITEM = 3
 local ARGUMENTS_OF_ITEM = 3
@@ -97,11 +98,17 @@ local function reserve(item)
     return refusal('reserve', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
   end
   local held, lapses = held_of(reserved)
-  local is_full = open_holds(item) >= option.open_max
-  if (is_full or balance - held < option.amount) and is_overdue(reserved, now_ms) then
+  local is_bound = option.open_max > 0
+  local open, problem = open_holds(item)
+  if problem then
+    return 'failed\0' .. problem
+  end
+  local is_full = is_bound and open >= option.open_max
+  local is_short = is_bound and balance - held < option.amount
+  if (is_full or is_short) and is_overdue(reserved, now_ms) then
     return 'overdue'
   end
-  if balance - held < option.amount then
+  if is_short then
     local told, available = told_held(reserved), text(balance - held)
     return refusal('reserve', '', terms, tail, 'insufficient_credits', cost, available, told)
   end

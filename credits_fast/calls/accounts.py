@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from credits_fast.errors import (
     CreditsError,
+    EngineClosedError,
     PartitionFencedError,
     RedisUnavailableError,
     ScriptFailedError,
@@ -63,6 +64,7 @@ class Accounts:
             RedisUnavailableError: The server cannot be reached.
             PartitionFencedError: The partition is not open.
             ScriptFailedError: What Redis has at the account's key is not an account.
+            EngineClosedError: The engine was closed meanwhile.
         """
         if self._is_unknown(user):
             raise UserNotFoundError(user.decode())
@@ -71,8 +73,11 @@ class Accounts:
             task = asyncio.create_task(self._load(partition, user))
             self._loading[user] = task
             task.add_done_callback(lambda done: self._loaded(user, done))
+        await asyncio.wait((task,))  # `shield` would take its cancellation for the caller's own
+        if task.cancelled():
+            raise EngineClosedError("the engine was closed before the account was loaded")
         try:
-            await asyncio.shield(task)
+            task.result()
         except CreditsError as error:
             raise copy(error) from error
 

@@ -229,7 +229,8 @@ class Carrier:
             )
             raise TransactionNotFoundError(operation.user_id, related.decode())
         keys = (partition.gate, partition.refunded(related))
-        facts = (b"%d" % charge.charged, b"%d" % charge.refunded, b"%d" % _REFUNDED_TTL_MS)
+        sums = (b"%d" % charge.charged, b"%d" % charge.refunded)
+        facts = (operation.user, *sums, b"%d" % _REFUNDED_TTL_MS)
         await self._router.run_script(partition, "load_charge", keys, facts)
 
     async def _refuse_finished(self, pending: Pending[Any]) -> None:

@@ -144,13 +144,13 @@ class Dispatcher:
     async def close(self) -> None:
         """Give up what is waiting and end the connections."""
         self._is_open = False
-        for queue in self._queues.values():
-            queue.refuse(EngineClosedError("the engine was closed before the call was sent"))
+        self._refuse_all()
         tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.router.close()
+        self._refuse_all()  # what a server has sent back meanwhile
 
     def wake(self, queue: _Queue) -> None:
         """Have the calls of a queue sent in the next turn, if it may have another flight."""
@@ -161,6 +161,11 @@ class Dispatcher:
         if not self._is_sending:
             self._is_sending = True
             self._loop.call_soon(self._send)
+
+    def _refuse_all(self) -> None:
+        """Let every caller know whose call has not been sent."""
+        for queue in self._queues.values():
+            queue.refuse(_closed())
 
     def _enqueue(self, waiting: _Waiting) -> None:
         call = waiting[1]
@@ -180,7 +185,7 @@ class Dispatcher:
             lane = self.router.open_lane(queue.partition)
             if lane is None:
                 queue.waits_for_lane = True
-                self._start(self._send_later(queue))
+                self._start(self._send_later(queue), queue.given_up)
             else:
                 flights.setdefault(lane, []).extend(self._board(lane, queue))
         for lane, departing in flights.items():
@@ -244,7 +249,10 @@ class Dispatcher:
 
     def send_again(self, flight: _Flight, refusal: AskError | NoScriptError) -> None:
         """Send the same batch once more: to where it belongs, or with the scripts brought back."""
-        self._start(self._send_again(flight, refusal))
+        if self._is_open:
+            self._start(self._send_again(flight, refusal), flight.given_up)
+        else:
+            flight.given_up()
 
     async def _send_again(self, flight: _Flight, refusal: AskError | NoScriptError) -> None:
         flight.repeats += 1
@@ -266,10 +274,21 @@ class Dispatcher:
         for waiting in flight.waiting:
             self._enqueue(waiting)
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[None, None, None], given_up: Callable[[], None]) -> None:
+        """Have work done; `given_up` is called where it is cancelled, perhaps before it has begun."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                given_up()
+
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
+
+
+def _closed() -> EngineClosedError:
+    return EngineClosedError("the engine was closed before the call was sent")
 
 
 _Waiting: TypeAlias = "tuple[int, Call, asyncio.Future[bytes], Receipt | None]"
@@ -303,6 +322,10 @@ class _Queue:
                 batch.append(waiting)
         batch.sort(key=_by_partition)
         return batch
+
+    def given_up(self) -> None:
+        """The lane it waited for does not come."""
+        self.waits_for_lane = False
 
     def refuse(self, error: CreditsError) -> None:
         """Let every caller know that nothing was sent."""
@@ -349,6 +372,10 @@ class _Flight:
         else:
             self._answer(reply)
             self._ended()
+
+    def given_up(self) -> None:
+        """End without having been executed, and without being sent again."""
+        self.failed(repeat(_closed()))
 
     def confirmed(self, level: Level) -> None:
         """Hand over what was decided, now that it is known how far it has come."""

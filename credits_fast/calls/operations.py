@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from decimal import Decimal
 from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from credits_fast import arguments
+from credits_fast.errors import InvalidArgumentError
 from credits_fast.exact import plain
 from credits_fast.ids import operation_id
 from credits_fast.protocol.keys import fingerprint
@@ -26,6 +28,7 @@ GRACE_MS: Final = 1_000
 _NO_FINGERPRINT: Final = b"-"
 _DEADLINES_REMEMBERED: Final = 6
 _ACTIONS_KEPT: Final = 1_024
+_CANONICAL_MAX: Final = 8_192
 
 
 class Operations:
@@ -117,7 +120,10 @@ def canonical(variables: Variables | None) -> str:
     """
     if not variables:
         return ""
-    return "\0".join(f"{name}={_number(variables[name])}" for name in sorted(variables))
+    text = "\0".join(f"{name}={_number(variables[name])}" for name in sorted(variables))
+    if len(text) <= _CANONICAL_MAX:
+        return text
+    return blake2b(text.encode(errors="surrogatepass")).hexdigest()  # texts are kept: not long ones
 
 
 def _number(value: object) -> str:
@@ -126,4 +132,7 @@ def _number(value: object) -> str:
     if isinstance(value, float | Decimal):
         exact = Decimal(repr(value)) if isinstance(value, float) else value
         return plain(exact) if exact.is_finite() and abs(exact.adjusted()) < 30 else repr(value)  # noqa: PLR2004
-    return repr(value)
+    try:
+        return repr(value)
+    except (ValueError, RecursionError) as error:  # more digits than Python writes, or no end
+        raise InvalidArgumentError("variables", "have a value that is too large") from error

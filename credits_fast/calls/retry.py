@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from credits_fast.errors import CreditsError, MisconfiguredError, OutcomeUnknownError
+from credits_fast.exact import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +31,8 @@ def delay_ms(policy: RetryConfig, failed_attempt: int) -> float:
         >>> delay_ms(RetryConfig(), 3)
         400.0
     """
-    grown = policy.initial_delay * policy.backoff_multiplier ** (failed_attempt - 1)
+    factor = EXACT.power(policy.backoff_multiplier, failed_attempt - 1)
+    grown = EXACT.multiply(policy.initial_delay, factor)
     return float(min(grown, policy.max_delay))
 
 

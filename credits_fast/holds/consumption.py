@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from credits_fast import arguments
 from credits_fast.amounts import to_credits, to_micros
 from credits_fast.errors import InvalidArgumentError
+from credits_fast.exact import EXACT
 from credits_fast.prices.pricing import Priced, quote_rest
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Consumption:
 
     def __init__(self, reserved: int, share: Decimal, estimate: Variables | None) -> None:
         self._reserved = reserved
-        self._step = max(1, int(reserved * share))
+        self._step = max(1, int(EXACT.multiply(reserved, share)))
         self._variables: dict[str, int | Decimal] = dict.fromkeys(estimate or (), 0)
         self._price = _NOTHING
         self.consumed = 0
@@ -76,7 +77,7 @@ class Consumption:
         arguments.check_variables(variables)
         sums = dict(self._variables)
         for name, value in variables.items():
-            sums[name] = sums.get(name, 0) + _number(name, value)
+            sums[name] = _sum(sums.get(name, 0), _number(name, value))
         priced = price(sums)
         whole = Priced(priced.cost, priced.formula, priced.raw_cost, sums)
         quote_rest(whole, self.settled)  # what could not be recorded is refused here
@@ -110,6 +111,12 @@ class Consumption:
     def rest(self) -> Quote:
         """The price of what is consumed and not charged."""
         return quote_rest(self._price, self.settled)
+
+
+def _sum(one: int | Decimal, other: int | Decimal) -> int | Decimal:
+    if isinstance(one, int) and isinstance(other, int):
+        return one + other
+    return EXACT.add(one, other)
 
 
 def _number(name: str, value: object) -> int | Decimal:

@@ -47,6 +47,9 @@ __all__ = [
 PAGE_MAX: Final = 1_000
 """Rows of a page of history at most."""
 
+_BIGINT_MAX: Final = 2**63 - 1
+"""The largest whole number that databases take."""
+
 _ACCOUNT: Final = (
     select(
         users.c.credits,
@@ -306,8 +309,9 @@ class Records:
         """
         if not 0 <= limit <= PAGE_MAX:
             raise InvalidArgumentError("limit", f"must be 0 to {PAGE_MAX}, not {limit}")
-        if offset < 0:
-            raise InvalidArgumentError("offset", f"must not be negative, not {offset}")
+        if not 0 <= offset <= _BIGINT_MAX:
+            problem = "must not be negative" if offset < 0 else f"must be at most {_BIGINT_MAX}"
+            raise InvalidArgumentError("offset", f"{problem}, not {offset}")
         if limit == 0:
             return HistoryPage((), None)
         rows = transactions.c
@@ -336,8 +340,11 @@ class Records:
         """The newest rows of the audit log about a user, newest first.
 
         Raises:
+            InvalidArgumentError: So many cannot be given.
             DatabaseUnavailableError: The database cannot be reached.
         """
+        if not 1 <= limit <= PAGE_MAX:
+            raise InvalidArgumentError("limit", f"must be 1 to {PAGE_MAX}, not {limit}")
         query = (
             select(audit_logs)
             .where(audit_logs.c.user_id == user_id)
@@ -369,11 +376,14 @@ def _micros(credits_: Decimal) -> int:
 
 
 def _sequence(cursor: str) -> int:
+    problem = "is not a cursor of this history"
     try:
-        return int(cursor)
+        sequence = int(cursor)
     except ValueError as error:
-        problem = "is not a cursor of this history"
         raise InvalidArgumentError("cursor", problem) from error
+    if not 0 <= sequence <= _BIGINT_MAX:
+        raise InvalidArgumentError("cursor", problem)
+    return sequence
 
 
 def transaction_of(row: Row[Any]) -> Transaction:

@@ -28,7 +28,7 @@ from credits_fast.errors import (
     MissingVariableError,
     UndefinedActionError,
 )
-from credits_fast.exact import plain
+from credits_fast.exact import EXACT, plain
 from credits_fast.formula import Formula
 from credits_fast.resp import bulks
 
@@ -276,7 +276,7 @@ def quote_rest(priced: Priced, charged: int) -> Quote:
     cost = b"%d" % max(0, to_micros(priced.cost) - charged)
     if priced.formula is None:
         return Quote((Option(_EVERYONE_ELSE, cost),))
-    raw_cost = str(priced.raw_cost - to_credits(charged)).encode()
+    raw_cost = str(EXACT.subtract(priced.raw_cost, to_credits(charged))).encode()
     option = Option(_EVERYONE_ELSE, cost, raw_cost, priced.formula.encode())
     return Quote((option,), _variables_json(priced.variables or {}))
 
@@ -327,4 +327,7 @@ def _shown(value: object) -> str:
         return repr(value)
     if isinstance(value, Decimal) and value.is_finite():
         return plain(value) if abs(value.adjusted()) <= _NUMBER_EXPONENT_MAX else f'"{value}"'
-    return _json(ascii(value)[:_SHOWN_MAX])
+    try:
+        return _json(ascii(value)[:_SHOWN_MAX])
+    except (ValueError, RecursionError) as error:  # more digits than Python writes, or no end
+        raise InvalidArgumentError("variables", "have a value that is too large") from error

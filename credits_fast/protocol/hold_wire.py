@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from credits_fast.types import AboveHold
 
 __all__ = [
+    "IN_ANY_CASE",
     "WHOLE",
     "OpenHold",
     "capture_call",
@@ -35,6 +36,8 @@ __all__ = [
     "reserved",
 ]
 
+IN_ANY_CASE: Final = 0
+"""For a hold that is made whatever the user has, because its charge stands already."""
 _TERMS_KEPT: Final = 256
 
 WHOLE: Final = Quote((Option(b"", b"*"),))
@@ -91,7 +94,14 @@ def packed_holds(holds: Iterable[OpenHold]) -> bytes:
 
 
 def reserve_call(operation: Operation, quote: Quote, *, hold_ms: int, open_max: int) -> Call:
-    """A reservation: the price for every tier, and the script picks."""
+    """A reservation: the price for every tier, and the script picks.
+
+    Args:
+        operation: The operation.
+        quote: The price.
+        hold_ms: Milliseconds until the hold expires.
+        open_max: How many holds the user may have, `IN_ANY_CASE` to make it whatever the user has.
+    """
     return operation.call(
         "reserve",
         _reserve_terms(hold_ms, open_max, quote.packed),

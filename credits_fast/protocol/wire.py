@@ -358,9 +358,12 @@ def _sections(calls: Sequence[Call]) -> tuple[list[PartitionKeys], list[int]]:
     """The partitions of the calls, and how many calls each has."""
     partitions: list[PartitionKeys] = []
     counts: list[int] = []
+    last: PartitionKeys | None = None
     for call in calls:
-        if not partitions or call.partition is not partitions[-1]:
-            partitions.append(call.partition)
+        # Nearly always the same object; that of a call which was pickled is only equal.
+        if call.partition is not last and call.partition != last:
+            last = call.partition
+            partitions.append(last)
             counts.append(0)
         counts[-1] += 1
     return partitions, counts

@@ -23,7 +23,7 @@ from redis.exceptions import NoScriptError, RedisError
 from credits_fast.errors import ConfigurationError, CreditsError, Problem, RedisUnavailableError
 from credits_fast.resp import pack
 from credits_fast.servers.scripts import SCRIPTS, Script, compiled
-from credits_fast.servers.server_errors import is_not_allowed, translated
+from credits_fast.servers.server_errors import is_not_allowed, is_not_executed, translated
 from credits_fast.servers.sockets import socket_of
 
 if TYPE_CHECKING:
@@ -310,6 +310,8 @@ class Lane:
         try:
             information: bytes = await self.execute(b"INFO", b"server")
         except CreditsError as error:
+            if isinstance(error.__cause__, Exception) and is_not_executed(error.__cause__):
+                raise  # it has an identity, and tells it later
             _log.debug("the server at %s does not answer INFO: %s", self.address, error)
             return HIDDEN_IDENTITY
         return info_fields(information).get("run_id") or HIDDEN_IDENTITY

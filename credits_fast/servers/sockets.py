@@ -77,6 +77,8 @@ class _Taken(asyncio.Protocol):
         self._is_stopped = True
 
     async def close(self) -> None:
+        # A server that stands still takes neither what is left to be written nor a farewell of TLS.
+        self._transport.abort()
         await self._connection.disconnect()
 
     def data_received(self, data: bytes) -> None:

@@ -3,8 +3,9 @@
 Whoever does it, and however often, it is done once.
 
 A charge is the capture of its hold. Where Redis has lost the hold and the ledger never knew it, another
-one, empty, stands in for it and is captured below zero where it must be: the application's transaction
-has committed, so its charge stands. A grant or refund is an operation whose id is the intent's.
+one, empty, stands in for it, whatever the user has by then, and is captured below zero where it must
+be: the application's transaction has committed, so its charge stands. A grant or refund is an operation
+whose id is the intent's.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class Settling:
             _log.debug("hold %s stands in already", other)
         else:
             call = hold_wire.reserve_call(
-                operation, _price(0), hold_ms=HOLD_MS, open_max=self._config.holds.open_max
+                operation, _price(0), hold_ms=HOLD_MS, open_max=hold_wire.IN_ANY_CASE
             )
             made = Pending("reserve", operation, call, hold_wire.reserved, (_price(0),))
             await self._carrier.carry_out(made, "memory")

@@ -4,8 +4,9 @@
 --   entry balance reserved sequence expires tier      separated by a blank
 --
 -- entry is the journal entry of the last change, the first of its epoch where the account was loaded;
--- expires is in milliseconds; without a membership expires and tier are empty. Where reserved is not
--- zero it has `/` and a moment behind it, in milliseconds, up to which no hold of it has expired.
+-- expires is in milliseconds, negative before 1970; without a membership expires and tier are empty.
+-- Where reserved is not zero it has `/` and a moment behind it, in milliseconds, up to which no hold of
+-- it has expired.
 --
 -- An account of an earlier epoch is of a history that was lost: as good as absent.
 
@@ -23,7 +24,7 @@ local function account_of(key, found, epoch)
     account = found
   end
   local balance, reserved, sequence, expires, tier =
-    match(account, '^%S* (%-?%d+) ([%d/]+) (%d+) (%d*) (.*)$')
+    match(account, '^%S* (%-?%d+) ([%d/]+) (%d+) (%-?%d*) (.*)$')
   return tonumber(balance), tonumber(sequence), reserved, expires, tier, balance, sequence
 end
 

@@ -19,28 +19,36 @@ local function set_hold(key, id, state)
   return redis.pcall('HDEL', key, id)
 end
 
--- An open hold as text; false for one that is finished, or was never there.
+-- An open hold as text; false for one that is finished, or was never there; or nil and why it cannot be
+-- read, which stops its own item only.
 local function hold_text_at(item, id)
   local key = holds_key_at(item)
   changed[key] = changed[key] or {}
   local found = changed[key][id]
   if found == nil then
-    found = call('HGET', key, id)
+    local outcome = redis.pcall('HGET', key, id)
+    local problem = denial(outcome)
+    if problem then
+      return nil, problem
+    end
+    found = outcome
     changed[key][id] = found
   end
   return found
 end
 
--- The same, read; nothing for none.
+-- The same, read; nothing for none; or nil and why it cannot be read.
 local function hold_at(item, id)
-  local found = hold_text_at(item, id)
-  return found and hold_of(found) or nil
+  local found, problem = hold_text_at(item, id)
+  return found and hold_of(found) or nil, problem
 end
 
--- How many holds of the user are open.
+-- How many holds of the user are open; or nil and why they cannot be counted.
 local function open_holds(item)
   local key = holds_key_at(item)
-  return call('HLEN', key) + (opened[key] or 0)
+  local outcome = redis.pcall('HLEN', key)
+  local problem = denial(outcome)
+  return not problem and outcome + (opened[key] or 0) or nil, problem
 end
 
 -- The next state of a hold: as text, or false where it is finished; and how many there are more by it.

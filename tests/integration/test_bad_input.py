@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +24,10 @@ from credits_fast.testing import CreditsKit
 Call = Callable[[Any], Awaitable[Any]]
 
 DEEP: dict[str, Any] = {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {}}}}}}}}}
+BEFORE_ALL = datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))
+"""There is no such moment in UTC."""
+HUGE = 10**5_000
+"""More digits than Python writes."""
 BAD_AMOUNTS = [-1, Decimal("NaN"), Decimal("Infinity"), 1.5, True, "0.0000001", 10**10, "x", None]
 BAD_IDENTIFIERS = ["", "x" * 257, "a\0b", "\ud800", 5]
 
@@ -71,6 +76,12 @@ TABLE: list[tuple[str, type[Exception], Call]] = [
     ("metadata, NUL", InvalidMetadataError, lambda e: _charge(e, metadata={"a": "\0"})),
     ("variables, a list", InvalidArgumentError, lambda e: _charge(e, variables=["tokens"])),
     ("variables, no name", InvalidArgumentError, lambda e: _charge(e, variables={1: 1})),
+    ("a huge number", InvalidArgumentError, lambda e: _charge(e, variables={"tokens": HUGE})),
+    (
+        "a huge number inside",
+        InvalidArgumentError,
+        lambda e: _charge(e, variables={"tokens": 1, "more": [HUGE]}),
+    ),
     (
         "an amount and variables",
         InvalidArgumentError,
@@ -79,6 +90,18 @@ TABLE: list[tuple[str, type[Exception], Call]] = [
     ("a negative page", InvalidArgumentError, lambda e: e.get_history("ada", limit=-1)),
     ("a huge page", InvalidArgumentError, lambda e: e.get_history("ada", limit=1_001)),
     ("a negative offset", InvalidArgumentError, lambda e: e.get_history("ada", offset=-1)),
+    ("a huge offset", InvalidArgumentError, lambda e: e.get_history("ada", offset=10**30)),
+    ("a huge cursor", InvalidArgumentError, lambda e: e.get_history("ada", cursor="1" * 30)),
+    ("an action with NUL", InvalidArgumentError, lambda e: e.get_history("ada", action="a\0b")),
+    ("half an action", InvalidArgumentError, lambda e: e.get_history("ada", action="\ud800")),
+    ("no audit", InvalidArgumentError, lambda e: e.get_audit_log("ada", limit=0)),
+    ("a negative audit", InvalidArgumentError, lambda e: e.get_audit_log("ada", limit=-1)),
+    ("a huge audit", InvalidArgumentError, lambda e: e.get_audit_log("ada", limit=1_001)),
+    (
+        "a moment before all",
+        InvalidArgumentError,
+        lambda e: e.upgrade_tier("ada", "pro", membership_expires_at=BEFORE_ALL),
+    ),
     ("no cursor", InvalidArgumentError, lambda e: e.get_history("ada", cursor="x")),
     ("tier of a new user", UndefinedTierError, lambda e: e.create_user("eve", tier="gold")),
 ]
@@ -146,3 +169,24 @@ async def test_legal_names_of_full_length_work(sqlite_kit: CreditsKit) -> None:
     await sqlite_kit.engine.charge(longest, longest, amount=1, idempotency_key=longest)
 
     await sqlite_kit.assert_balanced()
+
+
+async def test_what_should_have_been_a_number_is_told_in_part_however_long_it_is(
+    sqlite_kit: CreditsKit,
+) -> None:
+    """The audit log gets the error as it is told, by way of Redis."""
+    await sqlite_kit.engine.create_user("ada", credits=100)
+    variables: Any = {"tokens": "x" * 1_000_000}
+
+    with pytest.raises(FormulaEvaluationError) as refused:
+        await sqlite_kit.engine.charge("ada", "chat", variables=variables)
+
+    assert 5_000 > len(refused.value.message)
+    lane = await sqlite_kit.engine.lane()
+    journal = sqlite_kit.engine.partitions.of(b"ada").journal
+    assert 10_000 > sum(
+        len(value)
+        for _, fields in await lane.execute(b"XRANGE", journal, b"-", b"+")
+        for value in fields
+    )
+    assert "FORMULA_EVALUATION_ERROR" == (await sqlite_kit.audit())[-1].error_code

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from credits_fast import UserNotFoundError
+from credits_fast import EngineClosedError, UserNotFoundError
 from credits_fast.sync.tables import users
 from credits_fast.testing import CreditsKit
 
@@ -160,3 +160,21 @@ async def test_a_caller_that_gives_up_does_not_stop_the_load_for_the_others(
         await impatient
     assert 180 == (await patient).balance_after
     await kit.assert_balanced()
+
+
+async def test_closing_is_not_a_cancellation_of_who_waits_for_an_account(
+    sqlite_kit: CreditsKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credits, asked = sqlite_kit.engine, asyncio.Event()
+
+    async def never(_user_id: str) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(credits._records, "account", never)
+    waiting = asyncio.create_task(credits.charge("ada", "image"))
+    await asked.wait()
+    await credits.close()
+
+    with pytest.raises(EngineClosedError, match="closed"):
+        await asyncio.wait_for(waiting, 1)

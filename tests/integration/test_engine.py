@@ -94,6 +94,21 @@ async def test_the_ledger_has_the_membership_as_it_is_now(kit: CreditsKit) -> No
     assert ("max", NEXT_YEAR, 5_000_000_000) == (stored.tier, stored.expires_at, stored.balance)
 
 
+async def test_a_membership_may_have_ended_before_1970(kit: CreditsKit) -> None:
+    """Applications mark the end of a membership by a date like this."""
+    credits, long_ago = kit.engine, datetime(1900, 1, 1, tzinfo=UTC)
+    await credits.create_user("ada", credits=50, tier="pro", membership_expires_at=long_ago)
+    await credits.create_user("bob", tier="basic")
+    await credits.upgrade_tier("bob", "pro", membership_expires_at=long_ago)
+
+    for user in ("ada", "bob"):
+        with pytest.raises(MembershipRequiredError, match="pro"):
+            await credits.charge(user, "members")
+        assert 20 == (await credits.charge(user, "image")).cost  # without a tier's discount
+        assert long_ago == (await credits.get_user(user)).membership_expires_at
+    await kit.assert_balanced()
+
+
 async def test_awkward_names_are_legal_and_harmless(kit: CreditsKit) -> None:
     credits = kit.engine
     await credits.create_user(AWKWARD, credits=50, idempotency_key=AWKWARD)
@@ -287,6 +302,28 @@ async def test_refunds_of_a_charge_can_be_bounded_by_it(bounded_kit: CreditsKit)
         with pytest.raises(RefundExceedsChargeError):
             await credits.refund("ada", 1, "more", transaction_id=charged.transaction_id)
         await kit.sync()
+    await kit.assert_balanced()
+
+
+async def test_nobody_is_refunded_for_a_charge_of_another_user(kit: CreditsKit) -> None:
+    """Even where both share a partition, and Redis knows the charge already."""
+    credits = kit.engine
+    partition = credits.partitions.of(b"ada")
+    names = (f"user-{number}" for number in range(100))
+    other = next(name for name in names if credits.partitions.of(name.encode()) is partition)
+    for user in ("ada", other):
+        await credits.create_user(user, credits=100)
+    charged = (await credits.charge("ada", "image")).transaction_id
+    await credits.refund("ada", 1, "part", transaction_id=charged)
+
+    for _ in range(2):
+        outcomes = await asyncio.gather(
+            credits.refund("ada", 1, "part", transaction_id=charged),
+            credits.refund(other, 1, "wrong", transaction_id=charged),
+            return_exceptions=True,
+        )
+        assert isinstance(outcomes[1], TransactionNotFoundError)
+    assert (83, 100) == tuple([await credits.query_balance(user) for user in ("ada", other)])
     await kit.assert_balanced()
 
 

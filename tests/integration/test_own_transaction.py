@@ -320,6 +320,30 @@ async def test_c11_a_hold_that_redis_lost_is_charged_all_the_same(
     assert [(made.id[:-1] + "j", "captured")] == [tuple(row) for row in found]
 
 
+@pytest.mark.parametrize("other", ["debt", "holds"])
+async def test_c11b_nor_does_it_matter_what_became_of_the_user_meanwhile(
+    kit: CreditsKit, session: AsyncSession, other: str
+) -> None:
+    """Who is in debt by then, or has as many holds as one may have, is charged all the same."""
+    credits = kit.engine
+    await credits.charge("ada", "image", amount=10)
+    await kit.sync()
+    await unresolved(kit, session)
+    with patch.object(Settling, "sweep", _nothing):
+        await wipe(kit)
+        number = 1 if other == "debt" else credits.config.holds.open_max
+        made = [credits.reserve("ada", "image", amount=0) for _ in range(number)]
+        opened = [one.hold_id for one in await asyncio.gather(*made)]
+        if other == "debt":
+            await credits.capture("ada", "image", opened.pop(), amount=150)
+        await kit.sync()
+
+    await kit.sync()
+    assert 1 == kit.worker.tally.stood_in
+    await asyncio.gather(*(credits.release("ada", hold_id) for hold_id in opened))
+    await assert_settled(kit, credits=-120 if other == "debt" else 30)
+
+
 async def test_c12_a_capture_that_redis_lost_and_the_ledger_has_is_not_made_again(
     kit: CreditsKit, session: AsyncSession
 ) -> None:

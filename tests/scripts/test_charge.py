@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -157,6 +158,7 @@ async def test_a_free_charge_is_recorded(bench: Bench) -> None:
         (NOW_MS, "ok 5 95"),
         (NOW_MS - 1, "membership_required pro pro 1"),
         (NOW_MS + 1, "ok 5 95"),
+        (-1, "membership_required pro pro 1"),
     ],
 )
 async def test_a_tier_counts_up_to_and_including_its_expiry(
@@ -323,3 +325,14 @@ async def test_a_tier_may_have_any_name(bench: Bench, tier: str) -> None:
     other = charge_call(bench.operation("t3", user="bob"), quote)
 
     assert ["ok 3 97", "ok 3 94", "ok 7 93"] == await bench.run(*calls, other)
+
+
+async def test_a_call_that_was_pickled_is_of_the_same_partition(bench: Bench) -> None:
+    """So an account names the last entry that changed it, without which it may not be evicted."""
+    await bench.account(b=100)
+    calls = [charge_call(bench.operation(f"t{number}"), priced(1)) for number in range(3)]
+    calls[1] = pickle.loads(pickle.dumps(calls[1]))  # noqa: S301  # our own
+
+    assert ["ok 1 99", "ok 1 98", "ok 1 97"] == await bench.run(*calls)
+    (entry,) = await bench.journal()
+    assert str(entry.id) == (await bench.fields())["l"]

@@ -103,8 +103,30 @@ async def test_a_loaded_charge_is_never_overwritten(bench: Bench) -> None:
     assert ["refund_exceeds_charge 10 0"] == await bench.run(call)
 
 
+async def test_a_charge_is_of_one_user(bench: Bench) -> None:
+    await bench.account(b=0)
+    await bench.account("ben", b=0)
+    await load_charge(bench, charged=10, refunded=0)
+
+    others = refund_call(bench.operation("t2", user="ben"), 1, b"c1", bounded=True)
+    calls = (others, refund(bench, 1, related="c1", bounded=True), others)
+    assert ["cold_charge", "ok 1 1", "cold_charge"] == await bench.run(*calls)
+
+
+async def test_what_was_loaded_without_its_user_gets_it(bench: Bench) -> None:
+    """As a version before did."""
+    await bench.account(b=0)
+    key = bench.keys.refunded(b"c1")
+    await bench.lane.execute(b"HSET", key, b"epoch", b"1", b"charged", b"10", b"refunded", b"8")
+    call = refund(bench, 3, related="c1", bounded=True)
+
+    assert ["cold_charge"] == await bench.run(call)
+    assert "present" == await load_charge(bench, charged=10, refunded=0)
+    assert ["refund_exceeds_charge 10 8"] == await bench.run(call)
+
+
 async def load_charge(bench: Bench, *, charged: int, refunded: int) -> str:
     keys = (bench.keys.gate, bench.keys.refunded(b"c1"))
-    facts = (b"%d" % charged, b"%d" % refunded, b"60000")
+    facts = (b"ada", b"%d" % charged, b"%d" % refunded, b"60000")
     (reply,) = await bench.lane.run_script("load_charge", keys, facts)
     return str(reply.decode())

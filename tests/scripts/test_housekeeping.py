@@ -103,7 +103,7 @@ async def test_a_new_epoch_makes_everything_of_the_old_one_cold(bench: Bench) ->
     await bench.account(b=100)
     await bench.run(charge_call(bench.operation("t1"), priced(1)))
     known = (bench.keys.gate, bench.keys.refunded(b"c"))
-    await bench.lane.run_script("load_charge", known, (b"50", b"0", b"60000"))
+    await bench.lane.run_script("load_charge", known, (b"ada", b"50", b"0", b"60000"))
 
     assert "begun" == await begun(bench)
     (first,) = await bench.journal()
@@ -112,7 +112,9 @@ async def test_a_new_epoch_makes_everything_of_the_old_one_cold(bench: Bench) ->
     assert "loaded" == await load(bench, balance=b"70")
     refund = refund_call(bench.operation("t3"), 5, b"c", bounded=True)
     assert ["cold_charge"] == await bench.run(refund)
-    assert [b"loaded"] == await bench.lane.run_script("load_charge", known, (b"50", b"9", b"60000"))
+    assert [b"loaded"] == await bench.lane.run_script(
+        "load_charge", known, (b"ada", b"50", b"9", b"60000")
+    )
     assert ["ok 5 75"] == await bench.run(refund)
     assert "2-1" == (await bench.fields())["l"]
 

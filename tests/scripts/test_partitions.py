@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from credits_fast.protocol.hold_wire import capture_call, extend_call, release_call, reserve_call
 from credits_fast.protocol.keys import PartitionKeys, Partitions
-from credits_fast.protocol.wire import Call, charge_call, grant_call, refund_call
+from credits_fast.protocol.wire import Call, Operation, charge_call, grant_call, refund_call
 from tests.scripts.conftest import Bench, priced
 
 KEYS = Partitions("test", 3)
@@ -81,10 +83,34 @@ async def test_a_journal_that_takes_no_entry_stops_only_its_own_items(
     assert 0 == await benches[broken].lane.execute(b"EXISTS", record)
 
 
+WITH_A_HASH: dict[str, Callable[[Operation], Call]] = {
+    "reserve": lambda o: reserve_call(o, priced(1), hold_ms=9, open_max=9),
+    "extend": lambda o: extend_call(o, b"h", micros=1, hold_ms=None),
+    "capture": lambda o: capture_call(o, b"h", priced(1), final=True, above="debt"),
+    "release": lambda o: release_call(o, b"h"),
+    "refund": lambda o: refund_call(o, 1, b"c", bounded=False),
+}
+
+
+@pytest.mark.parametrize("verb", WITH_A_HASH)
+async def test_what_is_of_a_wrong_type_stops_only_its_own_items(
+    benches: list[Bench], verb: str
+) -> None:
+    for key in (benches[1].keys.holds(b"ada"), benches[1].keys.refunded(b"c")):
+        await benches[0].lane.execute(b"SET", key, b"no hash")
+
+    calls = [WITH_A_HASH[verb](one.operation(f"t{at}")) for at, one in enumerate(benches)]
+    replies = await benches[0].run(*calls)
+
+    assert replies[1].startswith("failed ")
+    assert "WRONGTYPE" in replies[1]
+    assert not any(reply.startswith("failed") for reply in (replies[0], replies[2]))
+
+
 async def test_a_refund_that_was_not_journalled_is_not_counted(benches: list[Bench]) -> None:
     for one in benches[:2]:
         known = (one.keys.gate, one.keys.refunded(b"c"))
-        await one.lane.run_script("load_charge", known, (b"50", b"0", b"60000"))
+        await one.lane.run_script("load_charge", known, (b"ada", b"50", b"0", b"60000"))
     await benches[0].lane.execute(b"SET", benches[0].keys.journal, b"no stream")
     refunds = [
         refund_call(one.operation(f"r{at}"), 20, b"c", bounded=True)

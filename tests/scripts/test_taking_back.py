@@ -54,7 +54,7 @@ async def prepared(bench: Bench) -> None:
         )
         await bench.run(made)
     known = (bench.keys.gate, bench.keys.refunded(b"c"))
-    await bench.lane.run_script("load_charge", known, (b"50", b"7", b"60000"))
+    await bench.lane.run_script("load_charge", known, (b"ada", b"50", b"7", b"60000"))
 
 
 def charges(bench: Bench) -> list[Call]:

@@ -1,11 +1,18 @@
 """Amounts: exact outside, whole inside, and nothing else gets in."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from credits_fast import InvalidAmountError
+from credits_fast import (
+    ExtendResult,
+    InsufficientCreditsError,
+    InvalidAmountError,
+    ReserveResult,
+    User,
+)
 from credits_fast.amounts import json_number, to_credits, to_micros
 
 
@@ -79,6 +86,26 @@ def test_credits_have_six_places_whatever_the_applications_decimal_context() -> 
         shown = to_credits(123_456_789_123_456)
 
     assert "123456789.123456" == str(shown)
+
+
+def test_what_is_available_is_exact_whatever_the_applications_decimal_context() -> None:
+    import decimal
+
+    held, whole, now = (
+        Decimal("0.000001"),
+        Decimal("1234567.890123"),
+        datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    told = (
+        User("ada", whole, held, None, None, 1),
+        ReserveResult("h", held, now, whole, held),
+        ExtendResult("h", held, held, now, whole, held),
+    )
+    refused = InsufficientCreditsError("ada", whole, Decimal("1234567.89"), Decimal("0.000122"))
+
+    with decimal.localcontext(decimal.Context(prec=2)):
+        assert {Decimal("1234567.890122")} == {one.available for one in told}
+        assert not refused.is_held
 
 
 @pytest.mark.parametrize(

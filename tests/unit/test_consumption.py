@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 from typing import Any
 
 import pytest
@@ -111,3 +111,19 @@ def test_amounts_and_variables_are_not_mixed() -> None:
         variables.with_amount(1)
     with pytest.raises(InvalidAmountError):
         amounts.with_amount(-1)
+
+
+def test_sums_are_exact_whatever_the_applications_decimal_context() -> None:
+    with localcontext(Context(prec=4)):
+        count = counted(output=0)
+        for tokens in (10_000, Decimal("0.5"), Decimal("0.5"), 0.25):
+            count.count(count.with_variables({"input": tokens}, chat))
+        rest = count.rest()
+
+    assert b'{"output":0,"input":10001.25}' == rest.variables
+    assert (b"30000000", b"30.003750") == rest.options[0][1:3]
+
+
+def test_a_step_is_found_whatever_the_applications_decimal_context() -> None:
+    with localcontext(Context(prec=2, traps=[Inexact])):
+        assert counted(123, "0.125").has_room(Priced(Decimal(15), None, Decimal(15), None))

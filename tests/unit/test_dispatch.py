@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from fakeredis import FakeAsyncRedis
-from redis.exceptions import AskError, MovedError
+from redis.exceptions import AskError, ClusterCrossSlotError, MovedError
 
 from credits_fast import (
     EngineClosedError,
@@ -356,3 +356,64 @@ async def test_after_closing_nothing_is_sent(dispatcher: Dispatcher) -> None:
         await waiting
     with pytest.raises(EngineClosedError, match="not open"):
         await dispatcher.submit(charge(2))
+
+
+async def test_closing_answers_who_waits_for_scripts_to_be_brought_back(
+    dispatcher: Dispatcher,
+) -> None:
+    """And leaves nothing behind: opened again, it serves as before."""
+    for _ in range(FLIGHTS_MAX):
+        lane: Any = await dispatcher.router.lane(KEYS[0])
+        loading = asyncio.Event()
+
+        async def load_for_ever(begun: asyncio.Event = loading) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        lane.load_scripts = load_for_ever
+        await lane.execute(b"SCRIPT", b"FLUSH")
+        waiting = asyncio.create_task(submitted(dispatcher, charge(1)))
+        await loading.wait()
+        await dispatcher.close()
+
+        with pytest.raises(EngineClosedError, match="before the call was sent"):
+            await asyncio.wait_for(waiting, 1)
+        dispatcher.open()
+
+    assert b"ok\0001\000999" == await asyncio.wait_for(dispatcher.submit(charge(2)), 1)
+
+
+async def test_closing_before_a_connection_is_asked_for_leaves_nothing_behind(
+    dispatcher: Dispatcher,
+) -> None:
+    (await dispatcher.router.lane(KEYS[0])).abandon(ConnectionResetError("reset"))
+    waiting = asyncio.create_task(submitted(dispatcher, charge(1)))
+    while not dispatcher._tasks:
+        await asyncio.sleep(0)
+    await dispatcher.close()
+    with pytest.raises(EngineClosedError, match="before the call was sent"):
+        await waiting
+
+    dispatcher.open()
+    assert b"ok\0001\000999" == await asyncio.wait_for(dispatcher.submit(charge(2)), 1)
+
+
+async def test_a_batch_that_comes_back_while_closing_is_refused(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane: Any = await dispatcher.router.lane(KEYS[0])
+    flown: list[Any] = []
+    monkeypatch.setattr(lane, "send", lambda _requests, replies: flown.extend(replies))
+    waiting = asyncio.create_task(submitted(dispatcher, charge(1)))
+    while not flown:
+        await asyncio.sleep(0)
+
+    async def answer_and_close() -> None:
+        flown[0](ClusterCrossSlotError("Keys in request don't hash to the same slot"))
+
+    monkeypatch.setattr(dispatcher.router, "close", answer_and_close)
+    await dispatcher.close()
+
+    with pytest.raises(EngineClosedError, match="before the call was sent"):
+        await asyncio.wait_for(waiting, 1)
+    monkeypatch.undo()

@@ -79,6 +79,7 @@ def test_a_formula_has_its_exact_value(text: str, variables: dict[str, Any], val
         ("!{x}", "not_a_number"),
         ("{x} ? 1 < 2 : 2 < 3", "not_a_number"),
         ("1e500", "number"),
+        ("1e99999999999999999999", "number"),
         ("1" * 513, "too_long"),
         ("(" * 17 + "1" + ")" * 17, "too_deep"),
         ("-" * 17 + "1", "too_deep"),
@@ -107,6 +108,22 @@ def test_the_first_missing_variable_is_named_even_in_a_branch_not_taken() -> Non
         parse("{x} > 0 ? 1 : {y} + {z}").evaluate({"x": 1, "w": 2})
 
     assert ("y", ("x", "w")) == (refused.value.missing_variable, refused.value.provided_variables)
+
+
+def test_a_value_has_a_bounded_size() -> None:
+    """It travels, and is recorded, as text."""
+    long = Decimal("1." + "3" * 10_000)
+
+    assert Decimal("1." + "3" * 27) == parse("{x}").evaluate({"x": long})
+
+
+@pytest.mark.parametrize("value", [10**5_000, "x" * 100_000], ids=["digits", "text"])
+def test_what_cannot_be_shown_is_refused_like_any_other_value(value: Any) -> None:
+    with pytest.raises(FormulaEvaluationError) as refused:
+        parse("{x}").evaluate({"x": value})
+
+    assert "invalid_variable" == refused.value.cause_kind
+    assert 3_000 > len(refused.value.message)
 
 
 @pytest.mark.parametrize(

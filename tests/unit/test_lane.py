@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from redis.exceptions import (
 
 from credits_fast import ConfigurationError, RedisUnavailableError, UnsuitableServerError
 from credits_fast.resp import pack
-from credits_fast.servers.lane import Endpoint, Lane, info_fields
+from credits_fast.servers.lane import Endpoint, Lane, LaneLostError, info_fields
 from credits_fast.servers.preflight import judge
 from credits_fast.servers.scripts import SCRIPTS, compiled
 from credits_fast.servers.server_errors import is_not_executed, translated
@@ -171,3 +174,84 @@ def test_an_unfit_server_is_refused_and_told_why(information: dict[str, str], me
 )
 def test_a_fit_server_is_accepted(information: dict[str, str]) -> None:
     judge(information, "h:1")
+
+
+@asynccontextmanager
+async def standing_in(
+    answer: Callable[[list[bytes]], bytes | None],
+) -> AsyncGenerator[Endpoint, None]:
+    """A server that answers requests like this, and after None reads nothing any more."""
+    released = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            words: list[bytes] = []
+            for _ in range(int(line[1:])):
+                size = int((await reader.readline())[1:])
+                words.append((await reader.readexactly(size + 2))[:-2])
+            reply = answer(words)
+            if reply is None:
+                await released.wait()
+                break
+            writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield Endpoint.from_url(f"redis://{host}:{port}")
+    finally:
+        released.set()
+        server.close()
+
+
+def information(text: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+async def test_closing_does_not_wait_for_a_server_that_reads_nothing_any_more() -> None:
+    """Nor does who needs the next lane: what has not left may not keep the connection open."""
+
+    def answer(words: list[bytes]) -> bytes | None:
+        if words[0] == b"INFO":
+            return information(b"run_id:abc")
+        return None if words[0] == b"STALL" else b"+OK\r\n"
+
+    async with standing_in(answer) as endpoint:
+        lane = await Lane.open(endpoint.but(socket_connect_timeout=0.05))
+        large = pack((b"SET", b"k", bytes(30_000_000)))
+        replies: list[Any] = []
+        lane.send([pack((b"STALL",)), large], [replies.append] * 2)
+
+        await lane.close()
+
+    assert [LaneLostError] * 2 == [type(reply) for reply in replies]
+
+
+@pytest.mark.parametrize("refusal", [b"-BUSY running a script\r\n", b"-LOADING the dataset\r\n"])
+async def test_a_server_that_cannot_say_who_it_is_now_is_not_one_that_hides_it(
+    refusal: bytes,
+) -> None:
+    """It may have its identity, and partitions open for it, a moment later."""
+    identities = [refusal, information(b"run_id:abc")]
+
+    def answer(words: list[bytes]) -> bytes:
+        return identities.pop(0) if words[0] == b"INFO" else b"+OK\r\n"
+
+    async with standing_in(answer) as endpoint:
+        with pytest.raises(RedisUnavailableError, match="cannot answer"):
+            await Lane.open(endpoint)
+        lane = await Lane.open(endpoint)
+        assert "abc" == lane.run
+        await lane.close()
+
+
+@pytest.mark.parametrize("refusal", [b"-NOPERM no\r\n", b"-ERR unknown command 'INFO'\r\n"])
+async def test_a_server_that_does_not_say_who_it_is_hides_it(refusal: bytes) -> None:
+    def answer(words: list[bytes]) -> bytes:
+        return refusal if words[0] == b"INFO" else b"+OK\r\n"
+
+    async with standing_in(answer) as endpoint:
+        lane = await Lane.open(endpoint)
+        assert "hidden" == lane.run
+        await lane.close()

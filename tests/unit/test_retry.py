@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 
 import pytest
 
@@ -105,3 +105,11 @@ async def test_a_wrong_set_up_says_nothing_about_an_attempt_that_may_have_taken_
         await repeat(Attempts(wrong), QUICK)
     with pytest.raises(UserNotFoundError):  # which is decided: there was nobody to charge
         await repeat(Attempts(OutcomeUnknownError("op", "gone"), UserNotFoundError("ada")), QUICK)
+
+
+def test_a_pause_does_not_depend_on_the_applications_decimal_context() -> None:
+    policy = RetryConfig(initial_delay=Decimal(3), backoff_multiplier=Decimal("1.25"))
+
+    with localcontext(Context(prec=2, traps=[Inexact])):
+        assert 3.75 == delay_ms(policy, 2)
+        assert 5_000 == delay_ms(policy, 100)
