@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
-from credits_fast.servers.preflight import version_of
+from credits_fast.servers.versions import version_of
 
 if TYPE_CHECKING:
     from credits_fast.checks.partition_states import PartitionState

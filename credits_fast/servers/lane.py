@@ -25,6 +25,7 @@ from credits_fast.resp import pack
 from credits_fast.servers.scripts import SCRIPTS, Script, compiled
 from credits_fast.servers.server_errors import is_not_allowed, is_not_executed, translated
 from credits_fast.servers.sockets import socket_of
+from credits_fast.servers.versions import version_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -200,8 +201,9 @@ class Lane:
         """
         lane = cls(await endpoint.connect(), endpoint.address)
         try:
-            lane.run = await lane._identify()
-            lane.scripts = compiled(lane.run)
+            said = await lane._identify()
+            lane.run = said.get("run_id") or HIDDEN_IDENTITY
+            lane.scripts = compiled(lane.run, has_msetex=version_of(said).has_msetex)
             await lane.load_scripts()
         except BaseException:
             await lane.close()
@@ -306,15 +308,16 @@ class Lane:
         self.abandon(ConnectionAbortedError("closed by credits-fast"))
         await self._socket.close()
 
-    async def _identify(self) -> str:
+    async def _identify(self) -> dict[str, str]:
+        """What the server says of itself, nothing where it hides that."""
         try:
             information: bytes = await self.execute(b"INFO", b"server")
         except CreditsError as error:
             if isinstance(error.__cause__, Exception) and is_not_executed(error.__cause__):
                 raise  # it has an identity, and tells it later
             _log.debug("the server at %s does not answer INFO: %s", self.address, error)
-            return HIDDEN_IDENTITY
-        return info_fields(information).get("run_id") or HIDDEN_IDENTITY
+            return {}
+        return info_fields(information)
 
 
 def _into(answer: asyncio.Future[Reply]) -> Callable[[Reply], None]:

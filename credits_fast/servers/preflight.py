@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from credits_fast.errors import CreditsError, RedisUnavailableError, UnsuitableServerError
 from credits_fast.servers.acknowledgement import counts_of
 from credits_fast.servers.lane import LaneLostError, info_fields
 from credits_fast.servers.server_errors import is_not_allowed, is_not_executed, translated
+from credits_fast.servers.versions import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,14 +19,9 @@ if TYPE_CHECKING:
     from credits_fast.servers.lane import Lane
     from credits_fast.servers.routing import Router
 
-__all__ = ["check_confirmation", "check_server", "check_servers", "judge", "probe", "version_of"]
+__all__ = ["check_confirmation", "check_server", "check_servers", "judge", "probe"]
 
 _log = logging.getLogger(__name__)
-
-REDIS_FLOOR: Final = (7, 0)
-VALKEY_FLOOR: Final = (7, 2)
-"""The first versions whose XADD completes an id with the next sequence (`ep-*`), which the journal
-is written with. Valkey's first version is 7.2."""
 
 
 async def check_servers(router: Router, partitions: Partitions) -> None:
@@ -160,31 +156,3 @@ def judge(information: Mapping[str, str], address: str, *, in_cluster: bool = Fa
             f"{name} at {address} is a node of a cluster; name the cluster by redis+cluster://, "
             "or give a RedisCluster client",
         )
-
-
-class Version(NamedTuple):
-    """What a server is.
-
-    Attributes:
-        name: `Redis` or `Valkey`.
-        text: Its version, "" where it does not tell.
-        floor: The first version that will do.
-        is_new_enough: Whether it will do.
-    """
-
-    name: str
-    text: str
-    floor: str
-    is_new_enough: bool
-
-
-def version_of(information: Mapping[str, str]) -> Version:
-    """What a server is, by the fields of INFO, section `server`."""
-    name, floor, text = "Redis", REDIS_FLOOR, information.get("redis_version", "")
-    if information.get("server_name") == "valkey" or "valkey_version" in information:
-        name, floor, text = "Valkey", VALKEY_FLOOR, information.get("valkey_version", "")
-    return Version(name, text, ".".join(map(str, floor)), _numbers(text) >= floor)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

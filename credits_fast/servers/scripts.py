@@ -63,16 +63,21 @@ def source(name: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def compiled(run: str) -> dict[str, Script]:
+def compiled(run: str, *, has_msetex: bool = False) -> dict[str, Script]:
     """Every script for the server process with this identity.
 
     Args:
         run: The server's `run_id`; 1 to 64 letters, digits, `.`, `_` or `-`.
+        has_msetex: Whether the server has the command `MSETEX`.
     """
     if not _IDENTITY.fullmatch(run):
         raise ValueError(f"not the identity of a server: {run!r:.80}")
+    facts = {"@FORMAT@": FORMAT, "@RUN@": run, "@MSETEX@": "yes" if has_msetex else "no"}
     scripts: dict[str, Script] = {}
     for name in SCRIPTS:
-        text = source(name).replace("@FORMAT@", FORMAT).replace("@RUN@", run).encode()
-        scripts[name] = Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
+        text = source(name)
+        for place, fact in facts.items():
+            text = text.replace(place, fact)
+        packed = text.encode()
+        scripts[name] = Script(packed, sha1(packed, usedforsecurity=False).hexdigest().encode())
     return scripts

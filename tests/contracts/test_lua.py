@@ -233,4 +233,4 @@ def test_the_probe_uses_every_command_of_every_script() -> None:
 
     used = {command for name in SCRIPTS if name != "probe" for command in commands(name)}
 
-    assert used == commands("probe")
+    assert used - {"MSETEX"} == commands("probe")  # which is not needed, and older servers lack

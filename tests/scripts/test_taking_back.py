@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -16,18 +16,27 @@ from credits_fast.protocol.hold_wire import (
     reserve_call,
 )
 from credits_fast.protocol.wire import Call, charge_call, grant_call, refund_call
+from credits_fast.servers.lane import info_fields
+from credits_fast.servers.versions import version_of
 from tests.scripts.conftest import NOW_US, Bench, priced
 
 _LATER_US = NOW_US + 100_000_000
 
 
+async def has_msetex(bench: Bench) -> bool:
+    return version_of(info_fields(await bench.lane.execute(b"INFO", b"server"))).has_msetex
+
+
 @asynccontextmanager
 async def denied(bench: Bench, command: str) -> AsyncGenerator[None, None]:
-    await bench.lane.execute(b"ACL", b"SETUSER", b"default", b"-" + command.encode())
+    """Nobody may use the command; without SET no other way to write a record either."""
+    together = command == "set" and await has_msetex(bench)
+    commands = [command.encode(), *([b"msetex"] if together else [])]
+    await bench.lane.execute(b"ACL", b"SETUSER", b"default", *(b"-" + one for one in commands))
     try:
         yield
     finally:
-        await bench.lane.execute(b"ACL", b"SETUSER", b"default", b"+" + command.encode())
+        await bench.lane.execute(b"ACL", b"SETUSER", b"default", *(b"+" + one for one in commands))
 
 
 async def everything(bench: Bench) -> dict[bytes, Any]:
@@ -156,3 +165,29 @@ async def test_an_expiry_that_was_cut_short_leaves_the_holds(bench: Bench, comma
     assert all(reply.startswith(b"failed") for reply in replies)
     assert before == await everything(bench)
     assert [b"expired\0" + b"1"] * 2 == await bench.lane.run_script("expire", keys, arguments)
+
+
+@pytest.mark.parametrize("bench", ["real"], indirect=True)
+@pytest.mark.parametrize("forbidden", ["", "msetex"])
+async def test_records_are_the_same_written_together_or_one_by_one(
+    bench: Bench, forbidden: str
+) -> None:
+    if not await has_msetex(bench):
+        pytest.skip("this server has no MSETEX")
+    await prepared(bench)
+    lives_ms = (61_000, 3_600_000, 61_000)
+    operations = [
+        bench.operation(f"t{n}", user=user, key=f"k{n}")._replace(life_ms=life_ms)
+        for n, (user, life_ms) in enumerate(zip(("ada", "ben", "ada"), lives_ms, strict=True))
+    ]
+    calls = [charge_call(operation, priced(5)) for operation in operations]
+
+    async with denied(bench, forbidden) if forbidden else nullcontext():
+        replies = await bench.run(*calls)
+    repeated = await bench.run(*calls)
+    left_ms = [await bench.lane.execute(b"PTTL", one.record_key) for one in operations]
+
+    assert all(reply.startswith("ok") for reply in replies)
+    assert [f"replayed t{n} {reply[3:]}" for n, reply in enumerate(replies)] == repeated
+    assert all(left > life / 2 for left, life in zip(left_ms, lives_ms, strict=True))
+    assert all(left <= life for left, life in zip(left_ms, lives_ms, strict=True))

@@ -17,6 +17,7 @@ from credits_fast.chaos.history import Outcome
 from credits_fast.chaos.scenario import Scenario
 from credits_fast.errors import MisconfiguredError
 from credits_fast.servers.scripts import source
+from credits_fast.servers.versions import version_of
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena
@@ -118,14 +119,20 @@ async def _acl_hole(arena: Arena) -> None:
 
 async def _acl_torn(arena: Arena) -> None:
     """A permission of a command in the middle of a script goes away while callers ask."""
-    inner = [name for name in _COMMANDS if name in {"HSET", "SET", "HINCRBY", "MSET"}]
+    valkey = arena.stage.valkey
+    inner = [[name] for name in _COMMANDS if name in {"HSET", "SET", "MSET"}]
+    if version_of(await valkey.fields("server")).has_msetex:
+        inner += [
+            ["MSETEX"],
+            ["MSETEX", "SET"],
+        ]  # without the first, records are written by the other
     async with arena.load.asking():
         for forbidden in inner:
             await arena.calls()
-            async with arena.outage(f"{forbidden} forbidden while callers ask"):
-                await arena.stage.valkey.ask("ACL", "SETUSER", "default", f"-{forbidden.lower()}")
+            async with arena.outage(f"{' and '.join(forbidden)} forbidden while callers ask"):
+                await valkey.ask("ACL", "SETUSER", "default", *(f"-{name}" for name in forbidden))
                 await arena.calls(arena.size.calls // 5)
-                await arena.stage.valkey.ask("ACL", "SETUSER", "default", f"+{forbidden.lower()}")
+                await valkey.ask("ACL", "SETUSER", "default", *(f"+{name}" for name in forbidden))
             await arena.acknowledgements(10)
 
 
