@@ -105,7 +105,7 @@ def _checked(credits_: Decimal | None, argument: str, minimum: int) -> int:
     """Guards in an order that never converts a number of unbounded size."""
     if credits_ is not None and not credits_.is_finite():
         raise InvalidAmountError(argument, f"must be finite, not {credits_}")
-    if credits_ is None or credits_.adjusted() > PLACES + len(str(_CREDITS_MAX)):
+    if credits_ is None or (credits_ and credits_.adjusted() > PLACES + len(str(_CREDITS_MAX))):
         raise InvalidAmountError(argument, f"is beyond {_CREDITS_MAX:,} credits")
     rounded = credits_.quantize(_STEP, context=EXACT)
     if rounded != credits_:

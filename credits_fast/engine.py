@@ -20,7 +20,7 @@ from credits_fast.calls.carrying import Carrier
 from credits_fast.calls.courier import Courier
 from credits_fast.calls.dispatch import Dispatcher
 from credits_fast.calls.levels import Levels
-from credits_fast.calls.operations import GRACE_MS, Operations, canonical
+from credits_fast.calls.operations import GRACE_MS, Operations, asked_for
 from credits_fast.calls.pending import Pending
 from credits_fast.calls.retry import repeat
 from credits_fast.config import CreditsConfig, load_config
@@ -447,12 +447,9 @@ class CreditsEngine:
         """
         if variables is not None:
             arguments.check_variables(variables)
-        named = "" if amount is None else str(to_micros(amount))
-        parameters = [named, canonical(variables)]
-        if fingerprint is not None:
-            parameters.append(arguments.identifier("fingerprint", fingerprint).decode())
+        asked = asked_for(amount, variables, fingerprint)
         operation = self._operations.new(
-            "charge", user_id, action, idempotency_key, metadata, *parameters
+            "charge", user_id, action, idempotency_key, metadata, *asked
         )
         quote = self._prices.quote_for(action, amount, variables)
         call = wire.charge_call(operation, quote)

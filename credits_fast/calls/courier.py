@@ -11,8 +11,11 @@ from credits_fast.calls.expiry import expire_holds
 from credits_fast.calls.retry import repeat
 from credits_fast.errors import (
     CreditsError,
+    MisconfiguredError,
+    OutcomeUnknownError,
     PartitionFencedError,
     RedisUnavailableError,
+    UnavailableError,
     UserNotFoundError,
 )
 from credits_fast.protocol import wire
@@ -162,10 +165,26 @@ class Courier:
     ) -> bytes:
         """The reply after a first answer that was not the end; it counts as the first attempt."""
         answers = [first]
+        doubts: list[OutcomeUnknownError] = []
 
-        def attempt() -> Coroutine[None, None, bytes]:
-            return self._attempt(call, answers.pop() if answers else again(), again)
+        async def attempt() -> bytes:
+            try:
+                return await self._attempt(call, answers.pop() if answers else again(), again)
+            except OutcomeUnknownError as error:
+                doubts.append(error)
+                raise
 
+        try:
+            return await self._past_cold(call, user, attempt)
+        except (UnavailableError, MisconfiguredError) as error:
+            if doubts and not isinstance(error, OutcomeUnknownError):
+                raise doubts[-1] from error  # what failed then says nothing of the attempt before
+            raise
+
+    async def _past_cold(
+        self, call: Call, user: bytes, attempt: Callable[[], Coroutine[None, None, bytes]]
+    ) -> bytes:
+        """The reply when the account was loaded, and overdue holds were finished."""
         times = {wire.COLD: _COLD_MAX, wire.OVERDUE: _OVERDUE_MAX}
         while True:
             reply = await repeat(attempt, self._retry)

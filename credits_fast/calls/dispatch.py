@@ -119,10 +119,14 @@ class Dispatcher:
             OutcomeUnknownError: It may have been executed; the same call again settles it.
             UnsuitableServerError: The server's access rules forbid it.
             ScriptFailedError: The script ended with an error of its own.
-            EngineClosedError: The dispatcher is not open.
+            EngineClosedError: The dispatcher is not open, or open in another event loop.
         """
         if not self._is_open:
             raise EngineClosedError("the engine is not open; enter it with `async with`")
+        if asyncio.get_running_loop() is not self._loop:  # else it is sent, and nobody hears of it
+            raise EngineClosedError(
+                "the engine is open in another event loop; open one in this one"
+            )
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._enqueue((call.partition.number, call, answer, receipt))
         return answer

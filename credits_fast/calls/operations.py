@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from credits_fast import arguments
+from credits_fast.amounts import to_micros
 from credits_fast.errors import InvalidArgumentError
 from credits_fast.exact import plain
 from credits_fast.ids import operation_id
@@ -16,11 +17,12 @@ from credits_fast.protocol.keys import fingerprint
 from credits_fast.protocol.wire import AUDIT_ALL, AUDIT_NONE, AUDIT_SUCCESS, Operation
 
 if TYPE_CHECKING:
+    from credits_fast.amounts import Amount
     from credits_fast.config import CreditsConfig
     from credits_fast.protocol.keys import Partitions
     from credits_fast.types import Metadata, Variables
 
-__all__ = ["GRACE_MS", "Operations", "canonical"]
+__all__ = ["GRACE_MS", "Operations", "asked_for", "canonical"]
 
 GRACE_MS: Final = 1_000
 """How much longer than its time to live a record stays in Redis."""
@@ -109,6 +111,26 @@ class Operations:
 @lru_cache(maxsize=_ACTIONS_KEPT)
 def _action(action: str) -> bytes:
     return arguments.identifier("action", action)
+
+
+def asked_for(
+    amount: Amount | None, variables: Variables | None, fingerprint: str | None
+) -> tuple[str, ...]:
+    """What of a price, and of the caller's own request, a repeated key must match.
+
+    Raises:
+        InvalidArgumentError: The amount, the fingerprint or a variable cannot be used.
+
+    Example:
+        >>> asked_for(2, None, "digest")
+        ('2000000', 'fingerprint', 'digest', '')
+    """
+    named = "" if amount is None else str(to_micros(amount))
+    if fingerprint is None:
+        return named, canonical(variables)
+    given = arguments.identifier("fingerprint", fingerprint).decode()
+    # Before the variables, each of which has a `=`: so neither can be taken for the other.
+    return named, "fingerprint", given, canonical(variables)
 
 
 def canonical(variables: Variables | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from credits_fast import arguments
 from credits_fast.amounts import to_micros
 from credits_fast.calls.finished_holds import finished_hold
-from credits_fast.calls.operations import canonical
+from credits_fast.calls.operations import asked_for, canonical
 from credits_fast.calls.pending import Pending
 from credits_fast.calls.retry import repeat
 from credits_fast.errors import CreditsError, HoldExpiredError, InvalidArgumentError
@@ -140,11 +140,8 @@ class Holding:
         """A reservation that is still to be carried out."""
         if variables is not None:
             arguments.check_variables(variables)
-        named = "" if amount is None else str(to_micros(amount))
         hold_ms = self.ttl_ms if ttl_ms is None else _checked_ttl(ttl_ms)
-        asked = [named, canonical(variables)]
-        if fingerprint is not None:
-            asked.append(arguments.identifier("fingerprint", fingerprint).decode())
+        asked = asked_for(amount, variables, fingerprint)
         operation = self._operations.new(
             "reserve", user_id, action, idempotency_key, metadata, *asked
         )

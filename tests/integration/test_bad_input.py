@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from credits_fast import (
+    EngineClosedError,
     FormulaEvaluationError,
+    IdempotencyKeyConflictError,
     InvalidAmountError,
     InvalidArgumentError,
     InvalidMetadataError,
@@ -190,3 +193,28 @@ async def test_what_should_have_been_a_number_is_told_in_part_however_long_it_is
         for value in fields
     )
     assert "FORMULA_EVALUATION_ERROR" == (await sqlite_kit.audit())[-1].error_code
+
+
+async def test_a_fingerprint_cannot_be_taken_for_a_variable(sqlite_kit: CreditsKit) -> None:
+    await sqlite_kit.engine.create_user("ada", credits=100)
+    await sqlite_kit.engine.charge(
+        "ada", "image", variables={"a": 1}, fingerprint="b=2", idempotency_key="k"
+    )
+
+    with pytest.raises(IdempotencyKeyConflictError):
+        await sqlite_kit.engine.charge(
+            "ada", "image", variables={"a": 1, "b": 2}, idempotency_key="k"
+        )
+
+
+async def test_an_engine_that_is_used_from_another_event_loop_charges_nothing(
+    sqlite_kit: CreditsKit,
+) -> None:
+    await sqlite_kit.engine.create_user("ada", credits=100)
+
+    async def charge() -> None:
+        await sqlite_kit.engine.charge("ada", "image")
+
+    with pytest.raises(EngineClosedError, match="another event loop"):
+        await asyncio.to_thread(lambda: asyncio.run(charge()))
+    assert 100 == await sqlite_kit.engine.query_balance("ada")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from credits_fast import ChargeResult, OutcomeUnknownError
+from credits_fast import ChargeResult, DatabaseUnavailableError, OutcomeUnknownError
 from credits_fast.servers.lane import Endpoint
-from credits_fast.testing import kit_on
+from credits_fast.testing import CreditsKit, kit_on
 from tests.integration.conftest import CONFIG
 from tests.proxy import ReplyEater
 
@@ -135,3 +135,37 @@ async def test_a_caller_that_gives_up_leaves_its_neighbours_alone(
 
         assert finished >= 40 * 5
         await kit.assert_balanced()
+
+
+@pytest.mark.parametrize("failing", ["load", "never_again"])
+async def test_what_fails_after_a_lost_reply_does_not_say_that_nothing_was_charged(
+    sqlite_kit: CreditsKit, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    await sqlite_kit.engine.create_user("ada", credits=100)
+    courier: Any = sqlite_kit.engine._carrier._courier
+    submitted = courier._dispatcher.submit
+    lost = OutcomeUnknownError("0" * 32, "the reply was lost")
+
+    def submit(call: Any, receipt: Any = None) -> asyncio.Future[bytes]:
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if courier._dispatcher.asked == 0:
+            submitted(call, receipt).add_done_callback(lambda _: answer.set_exception(lost))
+        else:  # Redis was wiped meanwhile
+            answer.set_result(b"cold")
+        courier._dispatcher.asked += 1
+        return answer
+
+    async def load(*_: Any) -> None:
+        if failing == "load":
+            raise DatabaseUnavailableError("it is away")
+
+    courier._dispatcher.asked = 0
+    monkeypatch.setattr(courier._dispatcher, "submit", submit)
+    monkeypatch.setattr(courier._accounts, "load", load)
+    with pytest.raises(OutcomeUnknownError) as unknown:
+        await sqlite_kit.engine.charge("ada", "image")
+    monkeypatch.undo()
+
+    assert lost == unknown.value
+    assert (await sqlite_kit.engine.resolve(unknown.value)).took_effect
+    assert 80 == await sqlite_kit.engine.query_balance("ada")

@@ -114,3 +114,7 @@ def test_what_is_available_is_exact_whatever_the_applications_decimal_context() 
 )
 def test_a_json_number_is_short_and_exact(micros: int, text: str) -> None:
     assert text == json_number(micros)
+
+
+def test_nothing_is_nothing_however_it_is_written() -> None:
+    assert 0 == to_micros(Decimal("0E+900"))
