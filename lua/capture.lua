@@ -94,11 +94,11 @@ local function capture(item)
     return 'unknown_hold'
   end
   local amount, held_text, captured, ends, audited, judged = hold_parts(hold)
-  local held, total, lapses = integer(held_text), held_of(reserved)
+  local held, total, lapses = held_text + 0, held_of(reserved)
   if total < held then
     return 'failed\0MALFORMED the account has less reserved than one of its holds'
   end
-  if now_ms > integer(ends) then
+  if now_ms > ends + 0 then
     return refusal('capture', '', terms, tail, 'hold_expired', hold_id)
   end
   local option = option_of(terms, judged, terms.own_at + 2, option_at)
@@ -125,7 +125,7 @@ local function capture(item)
     taken = math.min(cost, held)
     taken_text, left = text(taken), text(held - taken)
   end
-  captured = captured == '0' and cost_text or text(integer(captured) + cost)
+  captured = captured == '0' and cost_text or text(captured + cost)
   local after, number, kept = text(balance - cost), text(sequence + 1), text(total - taken)
   local result = cost_text .. '\0' .. after .. '\0' .. price_text .. '\0' .. left .. '\0' .. option.final
   journalled(
@@ -139,9 +139,9 @@ local function capture(item)
     terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. result, terms.life_ms
   )
   if option.final == '1' then
-    keep(item, hold_id, false, -1)
+    keep(item, hold_id, false)
   else
-    keep(item, hold_id, table.concat({ amount, left, captured, ends, audited, judged }, ' '), 0)
+    keep(item, hold_id, table.concat({ amount, left, captured, ends, audited, judged }, ' '))
   end
   return 'ok\0' .. result
 end

@@ -78,7 +78,7 @@ local function release(item)
     account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
-  keep(item, hold_id, false, -1)
+  keep(item, hold_id, false)
   return 'ok\0' .. result
 end
 

@@ -69,6 +69,22 @@ local function option_at(at, terms, judged)
   }
 end
 
+local open_holds = {} -- by key: how many are open, with those of this call
+
+-- How many holds of the user are open; or nil and why they cannot be counted.
+local function open_holds_at(key)
+  local open = open_holds[key]
+  if not open then
+    open = redis.pcall('HLEN', key)
+    local problem = denial(open)
+    if problem then
+      return nil, problem
+    end
+    open_holds[key] = open
+  end
+  return open
+end
+
 local function reserve(item)
   local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
   local balance, _, reserved, expires, tier, balance_text, number =
@@ -99,7 +115,8 @@ local function reserve(item)
   end
   local held, lapses = held_of(reserved)
   local is_bound = option.open_max > 0
-  local open, problem = open_holds(item)
+  local holds_key = KEYS[OF_HOLD + item]
+  local open, problem = open_holds_at(holds_key)
   if problem then
     return 'failed\0' .. problem
   end
@@ -127,7 +144,8 @@ local function reserve(item)
     account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. result, terms.life_ms
   )
-  keep(item, transaction_id, option.hold, 1)
+  open_holds[holds_key] = open + 1
+  keep(item, transaction_id, option.hold)
   return 'ok\0' .. result
 end
 

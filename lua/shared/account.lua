@@ -16,16 +16,16 @@ local accounts = {} -- by key: what this call has changed; the entry is put befo
 -- who does not change them; nothing for an account that Redis does not know in this epoch: cold, never
 -- "zero".
 local function account_of(key, found, epoch)
-  local account = accounts[key]
+  local account = accounts[key] or found
   if not account then
-    if not found or string.sub(found, 1, #epoch + 1) ~= epoch .. '-' then
-      return nil
-    end
-    account = found
+    return nil
   end
-  local balance, reserved, sequence, expires, tier =
-    match(account, '^%S* (%-?%d+) ([%d/]+) (%d+) (%-?%d*) (.*)$')
-  return tonumber(balance), tonumber(sequence), reserved, expires, tier, balance, sequence
+  local entry_epoch, balance, reserved, sequence, expires, tier =
+    match(account, '^(%d*)%S* (%-?%d+) ([%d/]+) (%d+) (%-?%d*) (.*)$')
+  if entry_epoch ~= epoch and entry_epoch ~= '' then
+    return nil
+  end
+  return balance + 0, sequence + 0, reserved, expires, tier, balance, sequence
 end
 
 -- The same as text, without its entry.
@@ -34,7 +34,7 @@ local function account_text(balance, sequence, reserved, expires, tier)
 end
 
 local function has_expired(expires, now_ms)
-  return expires ~= '' and now_ms > tonumber(expires)
+  return expires ~= '' and now_ms > expires + 0
 end
 
 -- What is held, as a number; and the moment up to which no hold of it has expired.
@@ -43,7 +43,7 @@ local function held_of(reserved)
     return 0
   end
   local amount, lapses = match(reserved, '^(%d+)/?(%d*)$')
-  return tonumber(amount), tonumber(lapses)
+  return amount + 0, lapses ~= '' and lapses + 0 or nil
 end
 
 -- What is held, given as text, with the moment behind it.

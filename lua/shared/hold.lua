@@ -18,8 +18,8 @@ end
 local function hold_of(found)
   local amount, reserved, captured, expires, audited, tier = hold_parts(found)
   return {
-    amount = integer(amount), reserved = integer(reserved), captured = integer(captured),
-    expires = integer(expires), audited = audited, tier = tier,
+    amount = amount + 0, reserved = reserved + 0, captured = captured + 0,
+    expires = expires + 0, audited = audited, tier = tier,
   }
 end
 

@@ -1,16 +1,12 @@
 -- holds: those of a batch. Later items of a call see what earlier ones did; the hashes are written at
 -- the end, for the items that were journalled. Written as the first of what can be taken back.
 
-local changed = {} -- by key and id: a hold as text, false where there is none, as found or changed
+local OF_HOLD = 2 * (partitions + count) -- behind it are the keys of the users' holds, one an item
+
+local states = {} -- by key, NUL, id: a hold as text, false where there is none, as found or changed
 local changes = {} -- item, key, id, text or false, and the same before; one after another, in order
 local OF_CHANGE = 5
 local written = 1 - OF_CHANGE -- where the last one stands that is written
-local opened = {} -- by key: how many more this call has opened than finished
-
--- The key of the user's holds: the item's own one.
-local function holds_key_at(item)
-  return KEYS[2 * partitions + 2 * count + item]
-end
 
 local function set_hold(key, id, state)
   if state then
@@ -22,17 +18,16 @@ end
 -- An open hold as text; false for one that is finished, or was never there; or nil and why it cannot be
 -- read, which stops its own item only.
 local function hold_text_at(item, id)
-  local key = holds_key_at(item)
-  changed[key] = changed[key] or {}
-  local found = changed[key][id]
+  local key = KEYS[OF_HOLD + item]
+  local place = key .. '\0' .. id
+  local found = states[place]
   if found == nil then
-    local outcome = redis.pcall('HGET', key, id)
-    local problem = denial(outcome)
+    found = redis.pcall('HGET', key, id)
+    local problem = denial(found)
     if problem then
       return nil, problem
     end
-    found = outcome
-    changed[key][id] = found
+    states[place] = found
   end
   return found
 end
@@ -43,26 +38,13 @@ local function hold_at(item, id)
   return found and hold_of(found) or nil, problem
 end
 
--- How many holds of the user are open; or nil and why they cannot be counted.
-local function open_holds(item)
-  local key = holds_key_at(item)
-  local outcome = redis.pcall('HLEN', key)
-  local problem = denial(outcome)
-  return not problem and outcome + (opened[key] or 0) or nil, problem
-end
-
--- The next state of a hold: as text, or false where it is finished; and how many there are more by it.
--- One that nobody has looked at is new.
-local function keep(item, id, state, more)
-  local key = holds_key_at(item)
-  local looked_at = changed[key]
-  local size = #changes
+-- The next state of a hold: as text, or false where it is finished. One that nobody has looked at is new.
+local function keep(item, id, state)
+  local key, size = KEYS[OF_HOLD + item], #changes
+  local place = key .. '\0' .. id
   changes[size + 1], changes[size + 2], changes[size + 3] = item, key, id
-  changes[size + 4], changes[size + 5] = state, looked_at and looked_at[id] or false
-  if looked_at then
-    looked_at[id] = state
-  end
-  opened[key] = (opened[key] or 0) + more
+  changes[size + 4], changes[size + 5] = state, states[place] or false
+  states[place] = state
 end
 
 -- Write the holds of the items that were journalled; why one was denied.

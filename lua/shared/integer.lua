@@ -1,5 +1,7 @@
 -- integer: whole numbers as text. Lua's numbers are doubles: exact up to 2^53, and written by
 -- `..` or tostring with 14 digits only, so every number that leaves a script goes through `text`.
+-- What a pattern has shown to be digits becomes a number by `+ 0`, for less than half of what
+-- `tonumber` costs, which reads it twice.
 
 local LIMIT = 9e15
 local call, format, match = redis.call, string.format, string.match

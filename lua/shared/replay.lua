@@ -14,7 +14,7 @@ local function replay_of(key, found, fingerprint, now_ms)
   if not first then
     return 'failed\0MALFORMED what is remembered of the operation cannot be read'
   end
-  if now_ms > integer(expires) then
+  if now_ms > expires + 0 then
     return nil
   end
   if first ~= fingerprint then
