@@ -34,4 +34,4 @@ def operation_id() -> str:
     """
     milliseconds = time.time_ns() // 1_000_000
     others = _random.getrandbits(76) & _RANDOM | _FIXED
-    return "%012x%020x" % (milliseconds, others)  # noqa: UP031  # twice as fast as two `format`s
+    return "%032x" % (milliseconds << 80 | others)  # twice as fast as `format`

@@ -75,11 +75,12 @@ local open_holds = {} -- by key: how many are open, with those of this call
 local function open_holds_at(key)
   local open = open_holds[key]
   if not open then
-    open = redis.pcall('HLEN', key)
-    local problem = denial(open)
+    local outcome = redis.pcall('HLEN', key)
+    local problem = denial(outcome)
     if problem then
       return nil, problem
     end
+    open = outcome
     open_holds[key] = open
   end
   return open

@@ -120,8 +120,15 @@ class Carrier:
         """
         level = "memory" if pending.verb in _NEVER_WAITED else self._levels.asked(acknowledge)
         try:
-            if level == "memory":
-                result = await self._decided(pending)
+            if level == "memory":  # without a coroutine more: this is the way of nearly every call
+                answer = self._courier.send(pending)
+                try:
+                    reply = await answer
+                except CreditsError:
+                    reply = b""  # `carry_on` meets it again
+                if not reply.startswith(wire.DONE):
+                    reply = await self._decided(pending, answer)
+                result = _read(pending, reply)
             else:
                 result = await self._acknowledged(pending, level)
         except CreditsError as error:
@@ -163,18 +170,12 @@ class Carrier:
             self._config.retry,
         )
 
-    async def _decided(self, pending: Pending[_R]) -> _R:
-        """The result of an operation as soon as it is decided."""
-        answer = self._courier.send(pending)
-        try:
-            reply = await answer
-        except CreditsError:
-            reply = b""  # `carry_on` meets it again
-        if not reply.startswith(wire.DONE):  # as the reply to nearly every call does
-            reply = await self._courier.carry_on(pending, answer)
-            if reply in _UNSETTLED:
-                reply = await self._settled(pending, reply)
-        return _read(pending, reply)
+    async def _decided(self, pending: Pending[Any], first: asyncio.Future[bytes]) -> bytes:
+        """The reply to an operation after a first answer that was not the end."""
+        reply = await self._courier.carry_on(pending, first)
+        if reply in _UNSETTLED:
+            reply = await self._settled(pending, reply)
+        return reply
 
     async def _acknowledged(self, pending: Pending[_R], level: Level) -> _R:
         """The result of an operation that has come as far as is asked, or says how far."""

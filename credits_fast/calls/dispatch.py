@@ -405,7 +405,10 @@ class _Flight:
 
     def _answer(self, replies: Sequence[bytes]) -> None:
         for (_, _, answer, _), reply in zip(self.waiting, replies, strict=True):
-            self._answer_one(answer, reply)
+            if answer.done() or reply.startswith(_FAILED):
+                self._answer_one(answer, reply)
+            else:
+                answer.set_result(reply)
 
     def _answer_one(self, answer: asyncio.Future[bytes], reply: bytes) -> None:
         if answer.done():

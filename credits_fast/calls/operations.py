@@ -19,7 +19,7 @@ from credits_fast.protocol.wire import AUDIT_ALL, AUDIT_NONE, AUDIT_SUCCESS, Ope
 if TYPE_CHECKING:
     from credits_fast.amounts import Amount
     from credits_fast.config import CreditsConfig
-    from credits_fast.protocol.keys import Partitions
+    from credits_fast.protocol.keys import PartitionKeys, Partitions
     from credits_fast.types import Metadata, Variables
 
 __all__ = ["GRACE_MS", "Operations", "asked_for", "canonical"]
@@ -30,6 +30,8 @@ GRACE_MS: Final = 1_000
 _NO_FINGERPRINT: Final = b"-"
 _DEADLINES_REMEMBERED: Final = 6
 _ACTIONS_KEPT: Final = 1_024
+_USERS_KEPT: Final = 8_192
+"""Users whose bytes and partition are not looked for again: about 2 MB."""
 _CANONICAL_MAX: Final = 8_192
 
 
@@ -49,6 +51,7 @@ class Operations:
         self, config: CreditsConfig, partitions: Partitions, *, grace_ms: int = GRACE_MS
     ) -> None:
         self._partitions = partitions
+        self._user = lru_cache(maxsize=_USERS_KEPT)(self._whose)
         self._uses_keys = config.idempotency.enabled
         self._key_ttl_ms = config.idempotency.ttl_ms
         self._own_ttl_ms = _DEADLINES_REMEMBERED * config.retry.deadline_ms
@@ -79,7 +82,7 @@ class Operations:
             UserNotFoundError: The user id is empty.
             InvalidArgumentError: An identifier or the metadata cannot be used.
         """
-        user = arguments.user_identifier(user_id)
+        user, partition = self._user(user_id) if type(user_id) is str else self._whose(user_id)
         acting = _action(action) if type(action) is str else arguments.identifier("action", action)
         key = b""
         if idempotency_key is not None:
@@ -87,7 +90,7 @@ class Operations:
         keyed = bool(key) and self._uses_keys
         ttl_ms = self._key_ttl_ms if keyed else self._own_ttl_ms
         return Operation(
-            self._partitions.of(user),
+            partition,
             user,
             acting,
             key if keyed else b"",
@@ -98,6 +101,10 @@ class Operations:
             self.audited(),
             arguments.metadata_json(metadata) if metadata is not None else b"",
         )
+
+    def _whose(self, user_id: str) -> tuple[bytes, PartitionKeys]:
+        user = arguments.user_identifier(user_id)
+        return user, self._partitions.of(user)
 
     def audited(self) -> bytes:
         """What the audit log gets of the next operation: of refusals, the configured share."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast.amounts import to_credits
 from credits_fast.prices.pricing import Option, Quote
-from credits_fast.protocol.wire import from_ms, outcome, price, price_error
+from credits_fast.protocol.wire import from_ms, outcome, price
 from credits_fast.resp import bulks
 from credits_fast.types import CaptureResult, ExtendResult, ReleaseResult, ReserveResult
 
@@ -159,10 +159,7 @@ def reserved(reply: bytes, operation: Operation, quote: Quote) -> ReserveResult:
     Raises:
         CreditsError: The refusal the script decided.
     """
-    status, *fields = reply.split(b"\0")
-    if status == b"unpriced":
-        raise price_error(quote, fields)
-    hold_id, replayed, (amount, expires, balance, total) = outcome(status, fields, operation)
+    hold_id, replayed, (amount, expires, balance, total) = outcome(reply, operation, quote)
     return ReserveResult(
         hold_id,
         price(int(amount)),
@@ -179,10 +176,7 @@ def captured(reply: bytes, operation: Operation, hold_id: bytes, quote: Quote) -
     Raises:
         CreditsError: The refusal the script decided.
     """
-    status, *fields = reply.split(b"\0")
-    if status == b"unpriced":
-        raise price_error(quote, fields)
-    transaction_id, replayed, (cost, after, asked, left, final) = outcome(status, fields, operation)
+    transaction_id, replayed, (cost, after, asked, left, final) = outcome(reply, operation, quote)
     taken, now = int(cost), int(after)
     return CaptureResult(
         transaction_id,
@@ -203,8 +197,7 @@ def extended(reply: bytes, operation: Operation, hold_id: bytes) -> ExtendResult
     Raises:
         CreditsError: The refusal the script decided.
     """
-    status, *fields = reply.split(b"\0")
-    _, replayed, (amount, kept, expires, balance, total) = outcome(status, fields, operation)
+    _, replayed, (amount, kept, expires, balance, total) = outcome(reply, operation)
     return ExtendResult(
         hold_id.decode(),
         to_credits(int(amount)),
@@ -222,8 +215,7 @@ def released(reply: bytes, operation: Operation, hold_id: bytes) -> ReleaseResul
     Raises:
         CreditsError: The refusal the script decided.
     """
-    status, *fields = reply.split(b"\0")
-    _, replayed, (amount, balance, total) = outcome(status, fields, operation)
+    _, replayed, (amount, balance, total) = outcome(reply, operation)
     return ReleaseResult(
         hold_id.decode(),
         to_credits(int(amount)),

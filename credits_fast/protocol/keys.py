@@ -74,9 +74,14 @@ class PartitionKeys:
         """The stream of everything that was decided and is to be recorded."""
         return self.tag + b":j"
 
+    @cached_property
+    def accounts(self) -> bytes:
+        """How the key of every account begins; the user follows."""
+        return self.tag + b":a:"
+
     def account(self, user: bytes) -> bytes:
         """A user's balance and membership."""
-        return self.tag + b":a:" + user
+        return self.accounts + user
 
     @cached_property
     def mark(self) -> bytes:
@@ -88,6 +93,11 @@ class PartitionKeys:
         """A key that is never there, to try permissions on."""
         return b"%b:probe" % self.tag
 
+    @cached_property
+    def records(self) -> bytes:
+        """How the key of every record begins; twelve bytes follow."""
+        return self.tag + b":i:"
+
     def record(self, user: bytes, identity: bytes) -> bytes:
         """What is remembered of an operation, under the caller's key or the operation's own id.
 
@@ -96,7 +106,7 @@ class PartitionKeys:
             identity: `key:` or `id:` and the key or id: the two can never meet.
         """
         named = user + b"\0" + identity
-        return self.tag + b":i:" + blake2b(named, digest_size=_RECORD_DIGEST_BYTES).digest()
+        return self.records + blake2b(named, digest_size=_RECORD_DIGEST_BYTES).digest()
 
     def refunded(self, transaction_id: bytes) -> bytes:
         """What has been given back of a charge."""

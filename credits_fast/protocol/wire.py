@@ -58,7 +58,6 @@ __all__ = [
     "iso",
     "outcome",
     "price",
-    "price_error",
     "record",
     "refund_call",
     "refunded",
@@ -213,18 +212,20 @@ class Operation(NamedTuple):
             own_key: The verb's own key, b"" where it has none.
             argument: The verb's own argument for each item, b"" where it has none.
         """
-        partition, user, _, _, operation_id, fingerprint, ttl_ms, life_ms, audited, _ = self
-        name, tail = operation_id.encode(), self.tail(extra)
-        head = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(tail), tail)
+        partition, user, action, key, operation_id, fingerprint, ttl_ms, life_ms, audited, more = (
+            self
+        )
+        name, accounts = operation_id.encode(), partition.accounts
+        tail = b"\0".join((user, action, key, extra, more))
+        record = partition.record(user, b"key:" + key if key else b"id:" + name)
         size, packed = own
-        account, record = partition.account(user), self.record_key
         return Call(
             script,
             partition,
-            b"$%d\r\n%b\r\n" % (len(account), account),
+            b"$%d\r\n%b%b\r\n" % (len(accounts) + len(user), accounts, user),
             b"$%d\r\n%b\r\n" % (len(record), record),
             bulk(own_key) if own_key else b"",
-            head,
+            b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(tail), tail),
             _terms(fingerprint, ttl_ms, life_ms, audited, size, packed),
             operation_id,
             b"$%d\r\n%b\r\n" % (len(argument), argument) if argument else b"",
@@ -387,10 +388,7 @@ def charged(reply: bytes, operation: Operation, quote: Quote) -> ChargeResult:
     Raises:
         CreditsError: The refusal the script decided.
     """
-    status, *fields = reply.split(b"\0")
-    if status == b"unpriced":
-        raise price_error(quote, fields)
-    transaction_id, replayed, (cost, after) = outcome(status, fields, operation)
+    transaction_id, replayed, (cost, after) = outcome(reply, operation, quote)
     taken, left = int(cost), int(after)
     before = to_credits(left + taken)
     return ChargeResult(transaction_id, price(taken), before, to_credits(left), replayed)
@@ -420,12 +418,8 @@ def tier_changed(reply: bytes, operation: Operation, change: TierChange) -> Tier
     Raises:
         CreditsError: The refusal the script decided.
     """
-    status, *fields = reply.split(b"\0")
     transaction_id, replayed, (old, new, before, after, expires) = outcome(
-        status,
-        fields,
-        operation,
-        subject=change.target,
+        reply, operation, subject=change.target
     )
     return TierChangeResult(
         transaction_id,
@@ -510,22 +504,17 @@ def _added(
     micros: int,
     related: bytes,
 ) -> tuple[str, Decimal, Decimal, Decimal, bool]:
-    status, *fields = reply.split(b"\0")
     transaction_id, replayed, (amount, after) = outcome(
-        status,
-        fields,
-        operation,
-        subject=b"%d" % micros,
-        related=related,
+        reply, operation, subject=b"%d" % micros, related=related
     )
     added, now = int(amount), int(after)
     return transaction_id, to_credits(added), to_credits(now - added), to_credits(now), replayed
 
 
 def outcome(
-    status: bytes,
-    fields: list[bytes],
+    reply: bytes,
     operation: Operation,
+    quote: Quote | None = None,
     *,
     subject: bytes = b"",
     related: bytes = b"",
@@ -533,19 +522,22 @@ def outcome(
     """What a reply says: the transaction id, whether it is a replay, and the other fields.
 
     Args:
-        status: The first field of the reply.
-        fields: The others.
+        reply: The script's.
         operation: What the call carries out.
+        quote: The price it carries, None where it has none.
         subject: What a refusal says of the request.
         related: The charge a refund names.
 
     Raises:
         CreditsError: The refusal the script decided.
     """
+    status, *fields = reply.split(b"\0")
     if status == b"ok":
         return operation.operation_id, False, fields
     if status == b"replayed":
         return fields[0].decode(), True, fields[1:]
+    if status == b"unpriced" and quote is not None:
+        raise _price_error(quote, fields)
     error = closed(status, fields, operation.partition.number)
     if error is not None:
         raise error
@@ -566,7 +558,7 @@ price: Final = lru_cache(maxsize=_PRICES_KEPT)(to_credits)
 """An amount that many charges have in common, as credits."""
 
 
-def price_error(quote: Quote, fields: Sequence[bytes]) -> CreditsError:
+def _price_error(quote: Quote, fields: Sequence[bytes]) -> CreditsError:
     """The very error the quote carries, so that the caller gets all its attributes."""
     for option in quote.options:
         if option.cost == UNPRICED and [option.raw_cost, option.formula] == [*fields[:2]]:

@@ -22,11 +22,12 @@ local function hold_text_at(item, id)
   local place = key .. '\0' .. id
   local found = states[place]
   if found == nil then
-    found = redis.pcall('HGET', key, id)
-    local problem = denial(found)
+    local outcome = redis.pcall('HGET', key, id)
+    local problem = denial(outcome)
     if problem then
       return nil, problem
     end
+    found = outcome
     states[place] = found
   end
   return found
