@@ -13,8 +13,12 @@
 -- Before it, the ledger got what the old journal had and it lacked. By the new epoch, accounts and sums of
 -- refunds in Redis are as good as absent, whatever they are, and are loaded from the ledger.
 --
+-- Whoever begins has closed the gate. Where it is there again, the partition was opened meanwhile, by a repair
+-- that stood still before this very script and went on: what was decided since is in the journal only.
+--
 -- refuses, in this order:
---   epoch   the epoch of meta, which is not before the new one
+--   epoch      the epoch of meta, which is not before the new one
+--   unclosed   the gate is there
 --
 -- replies:
 --   begun
@@ -30,6 +34,9 @@ local partitions, library = ARGV[4], ARGV[5]
 local found = call('HMGET', meta, 'epoch', 'generation')
 if found[1] and integer(found[1]) >= integer(epoch) then
   return 'epoch\0' .. found[1]
+end
+if call('EXISTS', gate) == 1 then
+  return 'unclosed'
 end
 
 local generation = new_generation(found[2])

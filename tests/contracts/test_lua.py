@@ -22,7 +22,7 @@ NOT_ERRORS = {
     *("fenced", "unopened", "incompatible"),
 }
 """Replies that the library acts upon itself."""
-ADMINISTRATIVE = {"stale", "forked", "missing", "partitions", "epoch"}
+ADMINISTRATIVE = {"stale", "forked", "missing", "partitions", "epoch", "unclosed"}
 """Refusals of the scripts that keep a partition going; their callers know them."""
 
 
@@ -47,7 +47,7 @@ def documented_refusals(name: str) -> list[str]:
 
 def refusals_in_body(name: str) -> list[str]:
     found = re.findall(r"return refusal\(.*?, tail, '(\w+)'", body(name))
-    words = "cold|cold_charge|overdue|unknown_hold|missing|forked"
+    words = "cold|cold_charge|overdue|unknown_hold|missing|forked|unclosed"
     found += re.findall(rf"return '({words})'", body(name))
     found += re.findall(r"closed = '(stale)'", body(name))
     found += re.findall(r"return '(back_pressure|incompatible|partitions|epoch)\\0'", body(name))

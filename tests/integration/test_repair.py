@@ -312,6 +312,56 @@ async def test_a_worker_that_lost_the_partition_within_a_repair_changes_nothing(
         await charged.engine.charge(USERS[0], "image")
 
 
+async def test_a_repair_that_ends_late_takes_no_charge_with_it(
+    charged: CreditsKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker stands still before it begins the new epoch; another one repairs as it goes on."""
+    lane = await charged.engine.lane()
+    await lane.execute(b"FLUSHALL")
+    late: list[tuple[Lane, tuple[Any, ...]]] = []
+    accepted: list[str] = []
+    run_script, remember = Lane.run_script, Repair.remember
+
+    async def standing_still(lane: Lane, name: str, *arguments: Any) -> Any:
+        if name != "begin":
+            return await run_script(lane, name, *arguments)
+        late.append((lane, arguments))
+        raise RedisUnavailableError("it stands still")
+
+    async def meanwhile(*arguments: Any) -> None:
+        await remember(*arguments)
+        while late:
+            lane_of_first, words = late.pop()
+            assert b"begun" == await run_script(lane_of_first, "begin", *words)
+            for user in USERS:
+                if charged.engine.partitions.of(user.encode()).gate == words[0][0]:
+                    await charged.engine.charge(user, "image", idempotency_key=f"late-{user}")
+                    accepted.append(user)
+
+    monkeypatch.setattr(Lane, "run_script", standing_still)
+    await charged.worker.step()
+    monkeypatch.setattr(Lane, "run_script", run_script)
+    monkeypatch.setattr(Repair, "remember", meanwhile)
+    await charged.worker._leases.release(charged.worker.owned)  # its leases have ended
+    other = SyncWorker(
+        charged.engine.endpoint,
+        charged.database,
+        charged.engine.partitions,
+        charged.engine.config.sync,
+    )
+    kit = CreditsKit(charged.engine, other, charged.database, None)
+
+    for _ in range(3):
+        await other.step()
+
+    again = dict(zip(USERS, await charge_all(kit, "late"), strict=True))
+    assert accepted
+    assert all(again[user].replayed for user in accepted)
+    assert {960} == await balances(kit)
+    await kit.assert_balanced()
+    await other.close()
+
+
 async def test_a_ledger_that_was_set_back_is_not_repaired_by_guessing(
     redis_endpoint: Endpoint, sqlite_database: AsyncEngine
 ) -> None:

@@ -92,7 +92,10 @@ async def test_loading_brings_an_account_once(bench: Bench) -> None:
     assert expected == await bench.fields()
 
 
-async def begun(bench: Bench, *, epoch: bytes = b"2") -> str:
+async def begun(bench: Bench, *, epoch: bytes = b"2", closed: bool = True) -> str:
+    """Begin an epoch, as a repair does: the gate is closed first."""
+    if closed:
+        await bench.lane.execute(b"UNLINK", bench.keys.gate)
     keys = (bench.keys.gate, bench.keys.meta, bench.keys.journal)
     facts = (epoch, epoch + b"-0", b"%d" % NOW_US, b"1", b"0.1.0")
     reply = await bench.lane.run_script("begin", keys, facts)
@@ -125,6 +128,16 @@ async def test_an_epoch_that_is_not_new_is_refused(bench: Bench, epoch: bytes) -
     await bench.run(charge_call(bench.operation("t1"), priced(1)))
 
     assert "epoch 1" == await begun(bench, epoch=epoch)
+    assert ["1-0"] == [str(entry.id) for entry in await bench.journal()]
+
+
+async def test_an_epoch_is_not_begun_in_a_partition_that_was_opened_meanwhile(
+    bench: Bench,
+) -> None:
+    await bench.account(b=100)
+    await bench.run(charge_call(bench.operation("t1"), priced(1)))
+
+    assert "unclosed" == await begun(bench, closed=False)
     assert ["1-0"] == [str(entry.id) for entry in await bench.journal()]
 
 
