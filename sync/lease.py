@@ -154,8 +154,10 @@ class Leases:
             )
         return claim
 
-    async def set_aside(self, partition: int, fence: int, reason: str | None) -> None:
+    async def set_aside(self, partition: int, fence: int, reason: str | None) -> bool:
         """Tell everybody why a partition of ours is not carried; until it is claimed anew.
+
+        Nothing is told where this is False: the partition was taken from us meanwhile.
 
         Args:
             partition: The partition.
@@ -167,11 +169,12 @@ class Leases:
         """
         columns = sync_partitions.c
         async with writing(self._database) as connection:
-            await connection.execute(
+            told = await connection.execute(
                 update(sync_partitions)
                 .where(columns.partition == partition, columns.fence == fence)
                 .values(set_aside=None if reason is None else reason[:_REASON_MAX]),
             )
+        return told.rowcount > 0
 
     async def owners(self) -> dict[int, str | None]:
         """Who holds which partition, for people."""

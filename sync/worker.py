@@ -411,11 +411,13 @@ class SyncWorker:
         owned.has_forked = False
 
     async def _tell(self) -> None:
-        """What was set aside is told where everybody can read it."""
-        for number, owned in self._owned.items():
-            if owned.set_aside and not owned.is_told:
-                await self._leases.set_aside(number, owned.claim.fence, owned.set_aside)
-                owned.is_told = True
+        """What was set aside is told where everybody can read it, unless it was taken from us meanwhile."""
+        for number, owned in [*self._owned.items()]:
+            if not owned.set_aside or owned.is_told:
+                continue
+            owned.is_told = await self._leases.set_aside(number, owned.claim.fence, owned.set_aside)
+            if not owned.is_told:
+                self._could_not_write(number, PositionLostError(number))
 
     async def _settle(self) -> None:
         """Have holds finished whose time is over, intents settled, and reversed what a key did twice.

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from credits_fast import CreditsEngine, SyncConfig
 from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.ledger import Ledger, PositionLostError
+from credits_fast.sync.recovery import set_aside
 from credits_fast.sync.tables import (
     audit_logs,
     dead_letters,
@@ -305,6 +306,24 @@ async def test_an_entry_in_another_format_stops_its_partition_and_is_told_by_who
     reason = await set_aside_by(kit, sabotage)
 
     assert "was written in format 2 by credits-fast 9.9.9; this version reads format 1" in reason
+
+
+async def test_a_partition_that_was_opened_anew_is_set_aside_where_everybody_sees_it(
+    kit: CreditsKit,
+) -> None:
+    """Whoever opens a partition takes it from its worker, which has carried nothing of it since."""
+    keys = kit.engine.partitions.of(b"ada")
+    await kit.engine.create_user("ada", credits=100)
+    await kit.engine.charge("ada", "free", amount=1)
+    await kit.sync()
+    lane = await kit.engine.lane()
+    await lane.execute(b"UNLINK", keys.gate)  # as for a server that was restarted
+    await kit.engine.charge("ada", "free", amount=1)
+    await lane.execute(b"XADD", keys.journal, b"1-*", b"v", b"1", b"t", b"1", b"i", b"what\0")
+
+    await kit.sync()
+
+    assert {keys.number: kit.worker.set_aside[keys.number]} == await set_aside(kit.database)
 
 
 async def test_an_operation_id_that_is_recorded_already_stops_its_partition(
