@@ -18,9 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +41,7 @@ from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostErr
 from credits_fast.sync.overdue import Overdue
 from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, shares
 from credits_fast.sync.repair import LedgerBehindError, Repair, Repaired, RepairWork
+from credits_fast.sync.retention import Retention
 from credits_fast.sync.reversal import Reversals
 from credits_fast.sync.rows import Batch, ChainBrokenError
 from credits_fast.sync.tally import Tally
@@ -76,7 +76,7 @@ class _Owned:
 
     claim: Claim
     pace: Pace
-    synced: deque[tuple[float, str]] = field(default_factory=deque[tuple[float, str]])
+    retention: Retention
     set_aside: str = ""
     has_forked: bool = False
     is_told: bool = False
@@ -274,7 +274,9 @@ class SyncWorker:
             _log.info("partition %d is carried by another worker now", lost)
         self._owned = {number: self._owned[number] for number in still}
         for claim in claims:
-            self._owned[claim.partition] = _Owned(claim, Pace(self._config.batch_max))
+            self._owned[claim.partition] = _Owned(
+                claim, Pace(self._config.batch_max), self._retention()
+            )
         self._renew_at = time.monotonic() + self._config.lease_ms / 1_000 / _LEASE_RENEWALS
 
     async def _read(self, under_way: Sequence[Batch] = ()) -> list[Batch]:
@@ -351,7 +353,7 @@ class SyncWorker:
         for batch in batches:
             owned = self._owned[batch.partition]
             owned.claim.last_id, owned.claim.last_stamp = batch.ends
-            owned.synced.append((time.monotonic(), owned.claim.last_id))
+            owned.retention.record(owned.claim.last_id, batch.entries, time.monotonic())
             self.carried += batch.items
         return [*batches]
 
@@ -363,8 +365,12 @@ class SyncWorker:
                 raise outcome
 
     async def _trim_one(self, batch: Batch) -> None:
-        keep = self._keep_from(self._owned[batch.partition])
+        retention = self._owned[batch.partition].retention
         try:
+            if not retention.is_found:
+                partition = self.partitions[batch.partition]
+                retention.find(await self.router.execute(partition, b"XLEN", partition.journal))
+            keep = retention.keep_from(time.monotonic())
             if not await self._journal.trim(batch, keep):
                 await self._admission.open(self.partitions[batch.partition])
         except RedisUnavailableError as error:
@@ -407,7 +413,7 @@ class SyncWorker:
         self.repaired.append(repaired)
         self.tally.repair(adopted=repaired.adopted, restored=repaired.restored)
         owned = self._owned[work.claim.partition]
-        owned.synced.clear()
+        owned.retention = self._retention()
         owned.has_forked = False
 
     async def _tell(self) -> None:
@@ -451,13 +457,13 @@ class SyncWorker:
 
     # --- details --------------------------------------------------------------------------------
 
-    def _keep_from(self, owned: _Owned) -> str:
-        """The newest entry that has been recorded for longer than entries are retained."""
-        synced = owned.synced
-        before = time.monotonic() - self._config.retain_ms / 1_000
-        while len(synced) > 1 and (synced[1][0] <= before or len(synced) > self._config.retain_max):
-            synced.popleft()
-        return synced[0][1]
+    def _retention(self) -> Retention:
+        """What stays of a journal that begins with us."""
+        return Retention(
+            retain_ms=self._config.retain_ms,
+            retain_max=self._config.retain_max,
+            begun_s=time.monotonic(),
+        )
 
     def _could_not_write(self, partition: int, error: Exception) -> None:
         if isinstance(error, PositionLostError):

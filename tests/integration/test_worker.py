@@ -376,6 +376,34 @@ async def test_synced_entries_are_retained_for_a_while_within_a_bound(
     await worker.close()
 
 
+async def test_what_one_worker_retained_the_next_one_retains(sqlite_kit: CreditsKit) -> None:
+    """A worker that is started anew does not cut a journal that a restored database may need."""
+    kit = sqlite_kit
+    await kit.engine.create_user("ada", credits=100)
+    lane = await kit.engine.lane()
+    for _ in range(3):
+        worker = new_worker(kit, SyncConfig(retain_ms=3_600_000))
+        await kit.engine.charge("ada", "free")
+        await worker.drain()
+        await worker.close()
+
+    assert 3 == await lane.execute(b"XLEN", kit.engine.partitions.of(b"ada").journal)
+
+
+async def test_retained_entries_are_counted_and_not_their_batches(sqlite_kit: CreditsKit) -> None:
+    kit = sqlite_kit
+    worker = new_worker(kit, SyncConfig(retain_ms=3_600_000, retain_max=10))
+    await kit.engine.create_user("ada", credits=100)
+    lane = await kit.engine.lane()
+    for _ in range(5):
+        for _ in range(4):
+            await kit.engine.charge("ada", "free")
+        await worker.drain()
+
+    assert 9 == await lane.execute(b"XLEN", kit.engine.partitions.of(b"ada").journal)
+    await worker.close()
+
+
 async def test_batches_are_bounded_in_decisions(sqlite_kit: CreditsKit) -> None:
     kit = sqlite_kit
     worker = new_worker(kit, SyncConfig(batch_max=10))
