@@ -20,15 +20,23 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from credits_fast.calls.accounts import Accounts
 from credits_fast.calls.operations import GRACE_MS
 from credits_fast.errors import CreditsError, RedisUnavailableError
+from credits_fast.ledger.charges import KnownCharge, known_charge
 from credits_fast.ledger.database import reading, writing
 from credits_fast.ledger.records import Records
-from credits_fast.protocol.wire import AUDIT_SUCCESS, COLD, Operation, grant_call, request
-from credits_fast.resp import bulks
+from credits_fast.protocol.wire import (
+    AUDIT_SUCCESS,
+    COLD,
+    COLD_CHARGE,
+    Operation,
+    grant_call,
+    refund_call,
+    request,
+)
 from credits_fast.sync.tables import micros_of, reversals, transactions
 
 if TYPE_CHECKING:
@@ -50,17 +58,9 @@ _AT_ONCE: Final = 100
 _REMEMBERED_MS: Final = 86_400_000
 _ID_BYTES: Final = 16
 _DECIDED: Final = (b"ok\0", b"replayed\0")
+_REFUNDED_MEANWHILE: Final = b"refund_exceeds_charge\0"
 _IN_VAIN: Final = "tier"
 """The kind whose second effect is no amount to give back; it is told and left alone."""
-
-
-_REFUNDS: Final = transactions.alias("refunds")
-_REFUNDED: Final = (
-    select(func.coalesce(func.sum(micros_of(_REFUNDS.c.amount)), 0))
-    .where(_REFUNDS.c.related_id == transactions.c.id, _REFUNDS.c.kind == "refund")
-    .scalar_subquery()
-)
-"""What was given back of a charge already."""
 
 
 class Reversals:
@@ -76,7 +76,8 @@ class Reversals:
         self._partitions = partitions
         self._router = router
         self._database = database
-        self._accounts = Accounts(Records(database), router)
+        self._records = Records(database)
+        self._accounts = Accounts(self._records, router)
 
     async def settle(self, numbers: Collection[int], now: datetime, now_us: bytes) -> int:
         """How many reversals of these partitions are in the ledger by now; the others are asked for.
@@ -109,7 +110,7 @@ class Reversals:
                 transactions.c.user_id,
                 transactions.c.kind,
                 micros_of(transactions.c.amount).label("amount"),
-                _REFUNDED.label("refunded"),
+                transactions.c.related_id,
                 columns.key,
                 columns.first_id,
             )
@@ -128,22 +129,40 @@ class Reversals:
 
     async def _ask(self, row: Any, now_us: bytes) -> None:
         """Have the script do it; where that is not possible now, another time."""
-        call = _call(row, self._partitions)
-        user = row.user_id.encode()
+        operation = _operation(row, self._partitions)
         try:
+            name = _charge_of(row)
+            charge = None if name is None else await self._charge(operation, name)
+            call = _call(row, operation, charge)
             reply = await self._send(call, now_us)
             if reply == COLD:
-                await self._accounts.load(call.partition, user)
+                await self._accounts.load(operation.partition, operation.user)
+                reply = await self._send(call, now_us)
+            if reply == COLD_CHARGE and name is not None and charge is not None:
+                await self._load_charge(operation, name.encode(), charge)
                 reply = await self._send(call, now_us)
         except CreditsError as error:
             _log.debug("transaction %s is reversed another time: %s", row.id, error)
             return
-        if not reply.startswith(_DECIDED):
+        if reply.startswith(_REFUNDED_MEANWHILE):
+            _log.debug("transaction %s is reversed another time: it is refunded just now", row.id)
+        elif not reply.startswith(_DECIDED):
             _log.error("transaction %s cannot be reversed: %r", row.id, reply)
-            return
-        # A refund of the same charge asks the ledger and the journal again what was given back.
-        await self._router.execute(
-            call.partition, b"UNLINK", call.partition.refunded(row.id.encode())
+
+    async def _charge(self, operation: Operation, name: str) -> KnownCharge | None:
+        """A charge and what was given back of it, what is not recorded yet included."""
+        return await self._router.follow(
+            operation.partition, lambda lane: known_charge(self._records, lane, operation, name)
+        )
+
+    async def _load_charge(self, operation: Operation, name: bytes, charge: KnownCharge) -> None:
+        partition = operation.partition
+        sums = (b"%d" % charge.charged, b"%d" % charge.refunded)
+        await self._router.run_script(
+            partition,
+            "load_charge",
+            (partition.gate, partition.refunded(name)),
+            (operation.user, *sums, b"%d" % _REMEMBERED_MS),
         )
 
     async def _send(self, call: Call, now_us: bytes) -> bytes:
@@ -175,11 +194,17 @@ def reversal_id(transaction_id: str) -> str:
     return blake2b(f"reversal:{transaction_id}".encode(), digest_size=_ID_BYTES).hexdigest()
 
 
-def _call(row: Any, partitions: Partitions) -> Call:
-    """The operation that undoes a transaction: what is left of its amount, the other way."""
+def _charge_of(row: Any) -> str | None:
+    """The charge that is reversed, or of which a refund is; None where it is about none."""
+    name: str | None = {"charge": row.id, "refund": row.related_id}.get(row.kind)
+    return name
+
+
+def _operation(row: Any, partitions: Partitions) -> Operation:
+    """Who undoes which transaction, and what is said of it."""
     user = row.user_id.encode()
     facts = {"reverses": row.id, "repeats": row.first_id, "repeatedKey": row.key}
-    operation = Operation(
+    return Operation(
         partition=partitions.of(user),
         user=user,
         action=REVERSAL.encode(),
@@ -191,15 +216,22 @@ def _call(row: Any, partitions: Partitions) -> Call:
         audited=AUDIT_SUCCESS,
         metadata=json.dumps(facts).encode(),
     )
+
+
+def _call(row: Any, operation: Operation, charge: KnownCharge | None) -> Call:
+    """The call that undoes a transaction: what is left of its amount, the other way.
+
+    A charge gets back what was not given back of it yet, and never more: a refund that is decided
+    meanwhile has this one refused, and asked for anew. A refund that is undone counts as one of its
+    charge, of which so much may be given back again.
+    """
     if row.kind == "grant":
         return grant_call(operation, -row.amount)
-    # It names what it reverses, and is not bounded by it: there is nothing to ask about it before.
-    return operation.call(
-        "refund",
-        (3, bulks((b"%d" % -(row.amount + row.refunded), b"", b"0"))),
-        extra=row.id.encode(),
-        own_key=operation.partition.refunded(row.id.encode()),
-    )
+    if row.kind == "charge" and charge is not None:
+        left = charge.charged - charge.refunded
+        return refund_call(operation, left, row.id.encode(), bounded=True)
+    related = row.related_id if charge is not None else ""
+    return refund_call(operation, -row.amount, related.encode(), bounded=False)
 
 
 async def _sent(lane: Lane, call: Call, now_us: bytes) -> bytes:

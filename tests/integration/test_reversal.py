@@ -132,6 +132,50 @@ async def test_what_was_given_back_already_is_not_given_back_again(
         await kit.assert_balanced()
 
 
+@pytest.mark.parametrize("above_charge", ["allow", "refuse"])
+async def test_what_was_given_back_and_is_not_recorded_yet_is_not_given_back_again(
+    database: AsyncEngine, redis_endpoint: Endpoint, above_charge: str
+) -> None:
+    config = {**AT_ONCE, "refunds": {"above_charge": above_charge}}
+    async with kit_on(config, redis_endpoint, database, None) as kit:
+        await kit.engine.create_user("ada", credits=100)
+        await kit.engine.charge("ada", "image", idempotency_key="k")
+        await kit.sync()
+        await forget(kit, "k")
+        again = await kit.engine.charge("ada", "image", idempotency_key="k")
+        await kit.worker.step()
+        await kit.engine.refund("ada", 20, "image", transaction_id=again.transaction_id)
+
+        await settle(kit)
+
+        assert Decimal(80) == await kit.engine.query_balance("ada")
+        assert 1 == kit.worker.tally.reversals
+        await kit.assert_balanced()
+
+
+async def test_a_refund_that_was_undone_leaves_its_charge_to_be_refunded(
+    database: AsyncEngine, redis_endpoint: Endpoint
+) -> None:
+    config = {**AT_ONCE, "refunds": {"above_charge": "refuse"}}
+    async with kit_on(config, redis_endpoint, database, None) as kit:
+        await kit.engine.create_user("ada", credits=100)
+        charge = await kit.engine.charge("ada", "image")
+        facts: dict[str, Any] = {"transaction_id": charge.transaction_id, "idempotency_key": "k"}
+        await kit.engine.refund("ada", 8, "image", **facts)
+        await kit.sync()
+        await forget(kit, "k")
+        await kit.engine.refund("ada", 8, "image", **facts)
+        await settle(kit)
+        assert Decimal(88) == await kit.engine.query_balance("ada")
+
+        await kit.engine.refund("ada", 12, "image", transaction_id=charge.transaction_id)
+
+        with pytest.raises(RefundExceedsChargeError):
+            await kit.engine.refund("ada", 1, "image", transaction_id=charge.transaction_id)
+        assert Decimal(100) == await kit.engine.query_balance("ada")
+        await kit.assert_balanced()
+
+
 async def test_a_cold_user_and_a_server_without_the_script_are_no_obstacle(
     prompt: CreditsKit,
 ) -> None:
