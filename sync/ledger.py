@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 
     from credits_fast.sync.rows import AccountStep, Batch, HeldStep, HoldRow
 
-__all__ = ["Ledger", "LedgerRefusedError", "PositionLostError"]
+__all__ = ["EXPIRED_MAX", "Ledger", "LedgerRefusedError", "PositionLostError"]
 
 _log = logging.getLogger(__name__)
 
 _SHOWN_MAX: Final = 5
-_EXPIRED_MAX: Final = 5_000
+EXPIRED_MAX: Final = 5_000
+"""Expired records that are deleted at once."""
 _PLACES_MAX: Final = 500
 _SETTLED_MAX: Final = 5_000
 
@@ -127,7 +128,7 @@ class Ledger:
         """How many idempotency records were deleted: those that had expired, a bounded number."""
         columns = idempotency_records.c
         expired = (
-            select(columns.user_id, columns.key).where(columns.expires_at < now).limit(_EXPIRED_MAX)
+            select(columns.user_id, columns.key).where(columns.expires_at < now).limit(EXPIRED_MAX)
         )
         async with writing(self._database, idle_ms=self._idle_ms) as connection:
             done = await connection.execute(

@@ -37,7 +37,12 @@ from credits_fast.servers.routing import router_to
 from credits_fast.sync.eviction import Eviction
 from credits_fast.sync.journal import ForkedError, Journal, Look, RawEntry, after
 from credits_fast.sync.lease import Claim, Leases
-from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
+from credits_fast.sync.ledger import (
+    EXPIRED_MAX,
+    Ledger,
+    LedgerRefusedError,
+    PositionLostError,
+)
 from credits_fast.sync.overdue import Overdue
 from credits_fast.sync.pace import COMMIT_ITEMS_MAX, ITEM_BYTES_MAX, Pace, shares
 from credits_fast.sync.repair import LedgerBehindError, Repair, Repaired, RepairWork
@@ -450,10 +455,11 @@ class SyncWorker:
         self._evict_at = time.monotonic() + self._config.evict_ms / 1_000
 
     async def _clean(self) -> None:
+        """Forget keys that have expired; where more of them wait, the next step goes on."""
         if time.monotonic() < self._clean_at or 0 not in self._owned:
             return
-        await self._ledger.forget_expired(self._clock())
-        self._clean_at = time.monotonic() + self._config.cleanup_ms / 1_000
+        if await self._ledger.forget_expired(self._clock()) < EXPIRED_MAX:
+            self._clean_at = time.monotonic() + self._config.cleanup_ms / 1_000
 
     # --- details --------------------------------------------------------------------------------
 

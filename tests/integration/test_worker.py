@@ -376,6 +376,32 @@ async def test_synced_entries_are_retained_for_a_while_within_a_bound(
     await worker.close()
 
 
+async def test_more_expired_records_than_are_deleted_at_once_are_deleted_one_after_the_other(
+    kit: CreditsKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the table would grow for ever under more than so many keys in a pause."""
+    for module in ("ledger", "worker"):
+        monkeypatch.setattr(f"credits_fast.sync.{module}.EXPIRED_MAX", 2)
+    await kit.engine.create_user("ada", credits=100)
+    for number in range(5):
+        await kit.engine.charge("ada", "free", idempotency_key=f"k{number}")
+    await kit.sync()
+    async with kit.database.begin() as connection:
+        await connection.execute(
+            update(idempotency_records).values(expires_at=datetime.now(UTC) - timedelta(days=1))
+        )
+    worker = kit.worker
+    worker._clean_at = 0.0
+
+    left: list[int] = []
+    for _ in range(4):
+        await worker.step()
+        left.append(await count(kit, idempotency_records))
+
+    assert [3, 1, 0, 0] == left
+    assert worker._clean_at > 0
+
+
 async def test_what_one_worker_retained_the_next_one_retains(sqlite_kit: CreditsKit) -> None:
     """A worker that is started anew does not cut a journal that a restored database may need."""
     kit = sqlite_kit
