@@ -13,6 +13,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from credits_fast.amounts import json_number
@@ -57,6 +58,10 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SETTLES: Final = {"captured": "commit", "released": "aborted"}
 """Which state of an intent is settled by a hold in this state."""
 
+_DEPTH_MAX: Final = 200
+"""Objects and lists inside one another; a caller may pass far fewer."""
+_PLACES_MAX: Final = 16_383
+"""Decimal places of a number in PostgreSQL's JSONB."""
 _NUL_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -712,7 +717,8 @@ def _json_object(raw: bytes) -> _Given:
     """The object, where it is one that every database takes.
 
     Raises:
-        ValueError: It is not: no UTF-8, no JSON, no object, NUL, a lone surrogate, NaN or infinity.
+        ValueError: It is not: no UTF-8, no JSON, no object, too deep, NUL, a lone surrogate, NaN,
+            infinity, a number with too many places.
     """
     text = raw.decode()
     value, end = _DECODER.raw_decode(text) if text.startswith("{") else (None, 0)
@@ -721,11 +727,25 @@ def _json_object(raw: bytes) -> _Given:
     if not isinstance(value, dict):
         raise ValueError("it is not an object")  # noqa: TRY004  # a ValueError like the others
     members = cast("dict[str, Any]", value)
+    if text.count("[") + text.count("{") > _DEPTH_MAX and _depth(members) > _DEPTH_MAX:
+        raise ValueError(
+            f"it is deeper than {_DEPTH_MAX}"
+        )  # whoever reads it next may not be able to
     if "\0" in text or "\\u" in text:
         if _NUL_ESCAPE.search(text) or "\0" in text:
             raise ValueError("it contains NUL")
         quoted(members).encode()  # a lone surrogate is no UTF-8
     return _Given(text, members.keys())
+
+
+def _depth(value: object) -> int:
+    """How many objects and lists stand inside one another."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        inside = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [*chain.from_iterable(inside)]
+    return depth
 
 
 def _no_constant(name: str) -> Any:
@@ -736,7 +756,15 @@ def _finite(number: str) -> float:
     value = float(number)
     if math.isinf(value):
         raise ValueError(f"{number:.40} is beyond every number")
+    if ("-" in number[1:] or len(number) > _PLACES_MAX) and _places(number) > _PLACES_MAX:
+        raise ValueError(f"{number:.40} has more decimal places than a database takes")
     return value
+
+
+def _places(number: str) -> int:
+    """How many decimal places a JSON number has."""
+    digits, _, exponent = number.lower().partition("e")
+    return len(digits.partition(".")[2]) - int(exponent or 0)
 
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)

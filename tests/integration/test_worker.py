@@ -228,13 +228,24 @@ async def test_leases_are_released_when_a_worker_is_told_to_stop(sqlite_kit: Cre
     assert 0 == await count(sqlite_kit, sync_workers)
 
 
-async def test_unreadable_metadata_is_set_aside_and_its_amount_booked(kit: CreditsKit) -> None:
+@pytest.mark.parametrize(
+    ("poison", "problem"),
+    [
+        (b'{"a":"\\u0000"}', "NUL"),
+        (b'{"a":1e-20000}', "more decimal places"),
+        (b'{"a":0.' + b"1" * 17_000 + b"}", "more decimal places"),
+        (b'{"a":' + b"[" * 200 + b"]" * 200 + b"}", "deep"),
+    ],
+    ids=["NUL", "a tiny number", "a long number", "a tower"],
+)
+async def test_unreadable_metadata_is_set_aside_and_its_amount_booked(
+    kit: CreditsKit, poison: bytes, problem: str
+) -> None:
     await kit.engine.create_user("ada", credits=100)
     lane = await kit.engine.lane()
     keys = kit.engine.partitions.of(b"ada")
     await kit.engine.charge("ada", "free", amount=1)
     item = b"charge\0tx-poison\x003\0-5000000\x0094000000\0-\x0060000\x002\0\0\0ada\0free\0\0\0"
-    poison = b'{"a":"\\u0000"}'
     words = (b"v", b"1", b"t", b"1768478400000000", b"i", item + poison)
     await lane.execute(b"XADD", keys.journal, b"1-*", *words)
     await lane.execute(b"SET", keys.account(b"ada"), b"1-0 94000000 0 3  ")
@@ -247,7 +258,7 @@ async def test_unreadable_metadata_is_set_aside_and_its_amount_booked(kit: Credi
     async with kit.database.connect() as connection:
         letter = (await connection.execute(select(dead_letters))).one()
     assert (poison, "tx-poison", "ada") == (letter.raw, letter.transaction_id, letter.user_id)
-    assert "NUL" in letter.error
+    assert problem in letter.error
 
 
 async def set_aside_by(kit: CreditsKit, sabotage: Callable[[Any, Any], Any]) -> str:

@@ -127,8 +127,12 @@ def test_what_does_not_chain_is_refused(wrong: dict[str, Any]) -> None:
         b'{"a":"\xff"}',
         b"[" * 5_000,
         b'{"a":"x\0y"}',
+        b'{"a":1e-16384}',
+        b'{"a":-0.5e-99999999999999999999}',
+        b'{"a":0.' + b"1" * 16_384 + b"}",
+        b'{"a":' + b"[" * 200 + b"]" * 200 + b"}",
     ],
-    ids=range(12),
+    ids=range(16),
 )
 def test_unreadable_metadata_is_set_aside_and_the_amount_booked(metadata: bytes) -> None:
     made = batch(replace(CHARGE, metadata=metadata, formula=""))
@@ -140,7 +144,28 @@ def test_unreadable_metadata_is_set_aside_and_the_amount_booked(metadata: bytes)
     assert "cost" in made.audit[0].metadata
 
 
-@pytest.mark.parametrize("metadata", [b'{"a":"\\\\u0000"}', b'{"a":"\\u00e9"}', b'{"e":1E3}'])
+def test_a_tower_of_lists_is_set_aside_wherever_python_gives_up_on_it() -> None:
+    """A name of our own has the metadata read a second time, from further down the stack."""
+    for depth in range(850, 1_000):
+        metadata = b'{"cost":' + b"[" * depth + b"]" * depth + b"}"
+
+        (letter,) = batch(replace(CHARGE, metadata=metadata)).dead_letters
+
+        assert metadata == letter.raw
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b'{"a":"\\\\u0000"}',
+        b'{"a":"\\u00e9"}',
+        b'{"e":1E3}',
+        b'{"e":1.5E-16382}',
+        b'{"a":"' + b"[" * 201 + b'"}',
+        b'{"a":' + b"[" * 198 + b"{}," + b'{"b":1}' + b"]" * 198 + b"}",
+    ],
+    ids=range(6),
+)
 def test_metadata_that_only_looks_unreadable_is_kept(metadata: bytes) -> None:
     made = batch(replace(CHARGE, metadata=metadata, formula=""))
 
