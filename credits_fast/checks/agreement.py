@@ -10,6 +10,9 @@ its own sequence for ever, so it is compared there, and not with whatever anothe
                                       that balance; or the journal has every transaction in between, and
                                       they lead from the ledger's balance to Redis'
 
+What holds keep has no sequence, so it is compared where nothing is under way: the ledger has passed the
+entry of the account's last change, and the account is the same before the ledger is read and after.
+
 The journal is trimmed only behind the ledger. What the ledger, read last, has not recorded was therefore
 not trimmed when the journal was read before it, and stands there if it was ever decided.
 """
@@ -23,15 +26,24 @@ from credits_fast.amounts import to_credits
 
 if TYPE_CHECKING:
     from credits_fast.checks.held import Held
+    from credits_fast.protocol.entries import EntryId
 
-__all__ = ["Difference", "Recorded", "Step", "at_first_sight", "at_second_sight"]
+__all__ = [
+    "Difference",
+    "Recorded",
+    "Step",
+    "apart_in_holds",
+    "at_first_sight",
+    "at_second_sight",
+]
 
 
 class Recorded(NamedTuple):
-    """A user as the ledger has it: micro-credits, and the number of the last transaction."""
+    """A user as the ledger has it: micro-credits, the number of the last transaction, what holds keep."""
 
     balance: int
     sequence: int
+    reserved: int = 0
 
 
 class Step(NamedTuple):
@@ -107,6 +119,24 @@ def at_second_sight(
     if recorded_there == held.balance:
         return None
     return _apart(held, recorded_there, "the ledger has")
+
+
+def apart_in_holds(
+    before: Held, recorded: Recorded, position: EntryId, after: Held | None
+) -> Difference | None:
+    """What does not agree of what the user has reserved, None where all does or more is under way.
+
+    Args:
+        before: What Redis had.
+        recorded: What the ledger has, read after that.
+        position: The last entry of the partition that the ledger had recorded before that was read.
+        after: What Redis has, read last.
+    """
+    is_recorded = before.entry.epoch == position.epoch and before.entry <= position
+    if before != after or not is_recorded or before.reserved == recorded.reserved:
+        return None
+    found = f"Redis has {to_credits(before.reserved)} reserved at sequence {before.sequence}"
+    return Difference(f"{found}, the ledger {to_credits(recorded.reserved)}")
 
 
 def _through_the_journal(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from redis.exceptions import ResponseError
 
 from credits_fast.errors import CreditsError
+from credits_fast.protocol.entries import EntryId, MalformedEntryError
 from credits_fast.protocol.wire import epoch_of, held
 from credits_fast.resp import pack
 
@@ -33,12 +34,14 @@ class Held(NamedTuple):
         sequence: The number of the user's last transaction.
         reserved: Micro-credits that open holds keep.
         problem: Why it cannot be read, "" where it can; then the numbers are 0.
+        entry: The journal entry of its last change, or the first of the epoch in which it was loaded.
     """
 
     balance: int
     sequence: int
     reserved: int = 0
     problem: str = ""
+    entry: EntryId = EntryId((0, 0))
 
 
 async def held_accounts(
@@ -85,9 +88,13 @@ def _held(outcome: Reply, epoch: int | None) -> Held | None:
     if outcome is None:
         return None
     try:
-        account = held(outcome)
-    except ValueError:
+        account, entry = held(outcome), _entry_of(outcome)
+    except (ValueError, MalformedEntryError):
         return Held(0, 0, problem=_NO_ACCOUNT)
     if epoch is not None and account.epoch != epoch:
         return None
-    return Held(account.balance, account.sequence, account.reserved)
+    return Held(account.balance, account.sequence, account.reserved, entry=entry)
+
+
+def _entry_of(account: bytes) -> EntryId:
+    return EntryId.parse(account.split(b" ", 1)[0].decode())

@@ -8,7 +8,7 @@ allows to conclude stands in `agreement`:
        with the ledger's rows; of what is not, how far each user has got
     3. every user: the ledger, then Redis
     4. those whom that does not decide, for they are being charged: the journal beyond the ledger's
-       position, then the ledger again
+       position, then the ledger again; those who have not the same reserved: the ledger, then Redis again
 
 Memory holds one number for each user with unrecorded transactions, and the unrecorded transactions of
 some thousand users at once.
@@ -28,6 +28,7 @@ from credits_fast.checks.agreement import (
     Difference,
     Recorded,
     Step,
+    apart_in_holds,
     at_first_sight,
     at_second_sight,
 )
@@ -63,6 +64,9 @@ _ENTRIES_AT_ONCE: Final = 500
 _IDS_AT_ONCE: Final = 500
 _STANDINGS_MAX: Final = 50
 """How often a position is looked for that the worker has moved on from meanwhile."""
+_RECORDED: Final = select(
+    users.c.id, micros_of(users.c.credits), users.c.sequence, micros_of(users.c.reserved)
+)
 _UNREADABLE: Final = (MalformedEntryError, IncompatibleFormatError)
 
 
@@ -341,14 +345,13 @@ class _Comparison:
     async def _pages(self) -> AsyncGenerator[dict[str, Recorded], None]:
         """The ledger's users, some thousand at once."""
         last: str | None = None
-        query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
-        query = query.order_by(users.c.id).limit(_USERS_AT_ONCE)
+        query = _RECORDED.order_by(users.c.id).limit(_USERS_AT_ONCE)
         while True:
             page = query if last is None else query.where(users.c.id > last)
             async with reading(self._database) as connection:
                 rows = (await connection.execute(page)).all()
             if rows:
-                yield {row[0]: Recorded(row[1], row[2]) for row in rows}
+                yield {name: Recorded(*facts) for name, *facts in rows}
                 last = rows[-1][0]
             if len(rows) < _USERS_AT_ONCE:
                 return
@@ -359,6 +362,7 @@ class _Comparison:
         for start in range(0, len(page), _USERS_AT_ONCE):
             some = [*page][start : start + _USERS_AT_ONCE]
             accounts = await held_accounts(self._router, self._partitions, some)
+            apart: dict[str, Held] = {}
             for user, held in zip(some, accounts, strict=True):
                 floor = self._floors.get(user, 0)
                 found = at_first_sight(held, page[user], floor)
@@ -366,9 +370,28 @@ class _Comparison:
                     self._note(user, found)
                 elif not found:
                     questions.append(_Question(user, held, floor))
+                elif held is not None and held.reserved != page[user].reserved:
+                    apart[user] = held
                 self._compared += held is not None
+            await self._compare_holds(apart)
         self._users += len(page)
         return questions
+
+    async def _compare_holds(self, before: Mapping[str, Held]) -> None:
+        """What users have reserved of whom Redis and ledger did not agree at first sight."""
+        if not before:
+            return
+        names = [*before]
+        reached = await positions(self._database)
+        recorded = await self._recorded(names)
+        after = await held_accounts(self._router, self._partitions, names)
+        for user, held in zip(names, after, strict=True):
+            position = reached.get(self._partitions.of(user.encode()).number)
+            if position is None:
+                continue  # its journal is told to continue nothing
+            found = apart_in_holds(before[user], recorded[user], position, held)
+            if found is not None:
+                self._note(user, found)
 
     async def _settle(self, questions: Sequence[_Question]) -> None:
         """At second sight."""
@@ -407,12 +430,11 @@ class _Comparison:
         return found
 
     async def _recorded(self, names: Sequence[str]) -> dict[str, Recorded]:
-        query = select(users.c.id, micros_of(users.c.credits), users.c.sequence)
         async with reading(self._database) as connection:
             return {
-                row[0]: Recorded(row[1], row[2])
+                name: Recorded(*facts)
                 for some in _chunks(names)
-                for row in await connection.execute(query.where(users.c.id.in_(some)))
+                for name, *facts in await connection.execute(_RECORDED.where(users.c.id.in_(some)))
             }
 
     async def _steps(self, wanted: set[str]) -> dict[str, dict[int, Step]]:

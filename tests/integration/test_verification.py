@@ -14,7 +14,7 @@ from sqlalchemy import delete, insert, text, update
 from credits_fast import InsufficientCreditsError, SyncConfig
 from credits_fast.checks.verification import Verification, verify
 from credits_fast.ledger.database import writing
-from credits_fast.sync.tables import transactions, users
+from credits_fast.sync.tables import holds, transactions, users
 from credits_fast.sync.worker import SyncWorker
 from credits_fast.testing import CreditsKit
 
@@ -76,6 +76,9 @@ async def charging(kit: CreditsKit) -> AsyncGenerator[Callable[[], int], None]:
                         await kit.engine.grant(user, 30, "bonus")
                     case 2:
                         await kit.engine.charge(user, "image", amount=10**9)
+                    case 3 | 4 | 5:
+                        hold = await kit.engine.reserve(user, "image", amount=2)
+                        await kit.engine.capture(user, "image", hold.hold_id, amount=1)
                     case _:
                         await kit.engine.charge(user, "image", amount=1)
             done += 1
@@ -127,13 +130,19 @@ async def test_without_a_worker_the_journal_leads_from_the_ledger_to_redis(
 
 
 async def _in_redis(
-    kit: CreditsKit, *, balance: int = 0, sequence: int = 0, user: bytes = b"user-7"
+    kit: CreditsKit,
+    *,
+    balance: int = 0,
+    sequence: int = 0,
+    reserved: bytes | None = None,
+    user: bytes = b"user-7",
 ) -> None:
     """Add to what an account holds."""
     partition = kit.engine.partitions.of(user)
     router, key = kit.engine.router, partition.account(user)
     held = (await router.execute(partition, b"GET", key)).split(b" ")
     held[1], held[3] = b"%d" % (int(held[1]) + balance), b"%d" % (int(held[3]) + sequence)
+    held[2] = held[2] if reserved is None else reserved
     await router.execute(partition, b"SET", key, b" ".join(held))
 
 
@@ -160,6 +169,10 @@ PLANTED: dict[str, tuple[Plant, str]] = {
     "a balance in Redis": (
         lambda kit: _in_redis(kit, balance=1),
         "Redis has 9980.000001 at sequence 2, the ledger has 9980.000000 there",
+    ),
+    "credits held in Redis": (
+        lambda kit: _in_redis(kit, reserved=b"5000000/0"),
+        "Redis has 5.000000 reserved at sequence 2, the ledger 0.000000",
     ),
     "a sequence in Redis ahead": (
         lambda kit: _in_redis(kit, sequence=1),
@@ -226,6 +239,25 @@ async def test_a_planted_difference_is_found_under_load(populated: CreditsKit) -
 
     assert before.is_verified
     assert (["still"], "0.500000") == ([*found.differing], str(found.drift))
+
+
+async def test_a_hold_that_is_known_to_redis_only_is_found_once_the_ledger_passed_it(
+    populated: CreditsKit,
+) -> None:
+    hold = await populated.engine.reserve("user-7", "image", amount=5)
+    assert (await verified(populated)).is_verified
+    await populated.sync()
+    assert (await verified(populated)).is_verified
+
+    await _in_sql(
+        populated,
+        delete(holds).where(holds.c.id == hold.hold_id),
+        update(users).where(users.c.id == "user-7").values(reserved=0),
+    )
+    found = await verified(populated)
+
+    assert ["user-7"] == [*found.differing]
+    assert found.sheet.conserves
 
 
 async def test_an_account_put_back_to_where_it_was_is_found_though_the_ledger_is_there_too(

@@ -8,10 +8,12 @@ from credits_fast.checks.agreement import (
     Difference,
     Recorded,
     Step,
+    apart_in_holds,
     at_first_sight,
     at_second_sight,
 )
 from credits_fast.checks.held import Held
+from credits_fast.protocol.entries import EntryId
 
 LEDGER = Recorded(100, 5)
 STEPS = {6: Step(-10, 90), 7: Step(-20, 70)}
@@ -92,3 +94,30 @@ def test_a_sequence_beyond_all_reason_is_answered_at_once() -> None:
     found = at_second_sight(Held(1, 10**15), LEDGER, 0, recorded_there=None, steps=STEPS)
 
     assert found is not None
+
+
+HELD = Held(100, 5, reserved=7, entry=EntryId((2, 9)))
+
+
+def test_what_is_reserved_is_told_where_the_ledger_has_passed_the_account() -> None:
+    found = apart_in_holds(HELD, Recorded(100, 5, 6), EntryId((2, 9)), HELD)
+
+    assert found is not None
+    assert found.problem.endswith("0.000007 reserved at sequence 5, the ledger 0.000006")
+    assert 0 == found.drift
+
+
+@pytest.mark.parametrize(
+    ("recorded", "position", "after"),
+    [
+        (7, (2, 9), HELD),  # equal
+        (6, (2, 8), HELD),  # not recorded yet
+        (6, (3, 0), HELD),  # repaired meanwhile
+        (6, (2, 9), HELD._replace(entry=EntryId((2, 10)))),  # another hold
+        (6, (2, 9), None),  # evicted
+    ],
+)
+def test_what_is_reserved_agrees_or_is_under_way(
+    recorded: int, position: tuple[int, int], after: Held | None
+) -> None:
+    assert apart_in_holds(HELD, Recorded(100, 5, recorded), EntryId(position), after) is None
