@@ -13,7 +13,6 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from credits_fast.amounts import json_number
@@ -728,9 +727,7 @@ def _json_object(raw: bytes) -> _Given:
         raise ValueError("it is not an object")  # noqa: TRY004  # a ValueError like the others
     members = cast("dict[str, Any]", value)
     if text.count("[") + text.count("{") > _DEPTH_MAX and _depth(members) > _DEPTH_MAX:
-        raise ValueError(
-            f"it is deeper than {_DEPTH_MAX}"
-        )  # whoever reads it next may not be able to
+        raise ValueError(f"it is deeper than {_DEPTH_MAX}")  # than its next reader may bear
     if "\0" in text or "\\u" in text:
         if _NUL_ESCAPE.search(text) or "\0" in text:
             raise ValueError("it contains NUL")
@@ -738,13 +735,16 @@ def _json_object(raw: bytes) -> _Given:
     return _Given(text, members.keys())
 
 
-def _depth(value: object) -> int:
-    """How many objects and lists stand inside one another."""
-    depth, level = 0, [value]
-    while level := [one for one in level if isinstance(one, dict | list)]:
+def _depth(value: Any) -> int:
+    """How many objects and lists stand inside one another, the given one included."""
+    depth = 0
+    level: list[Any] = [value]
+    while level:
+        inside: list[Any] = []
+        for one in level:
+            inside += one.values() if type(one) is dict else one
+        level = [one for one in inside if type(one) in {dict, list}]
         depth += 1
-        inside = [one.values() if isinstance(one, dict) else one for one in level]
-        level = [*chain.from_iterable(inside)]
     return depth
 
 
