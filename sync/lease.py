@@ -27,6 +27,9 @@ __all__ = ["Claim", "Leases"]
 _log = logging.getLogger(__name__)
 
 _REASON_MAX: Final = 2_000
+_RECOVERING: Final = "a recovery was begun and has to be ended: run it again; before: "
+"""What the reason begins with while a partition is recovered. No worker claims it then, however long that
+takes: it would go on from what the ledger has, whomever the operator trusts."""
 _END_STANDING: Final = text(
     """
     SELECT pg_terminate_backend(session.pid)
@@ -131,18 +134,21 @@ class Leases:
     async def take(self, partition: int) -> Claim | None:
         """A partition that is set aside, taken from whoever has it; None where it is not set aside.
 
+        No worker claims it until it is set aside no more.
+
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
         columns = sync_partitions.c
         self._is_known = True
         async with writing(self._database, idle_ms=self._lease_ms) as connection:
-            query = select(columns.fence, columns.last_id, columns.last_stamp)
+            query = select(columns.fence, columns.last_id, columns.last_stamp, columns.set_aside)
             is_it = (columns.partition == partition, columns.set_aside.is_not(None))
             row = (await connection.execute(query.where(*is_it).with_for_update())).first()
             if row is None:
                 return None
             claim = Claim(partition, 1 + row.fence, row.last_id, row.last_stamp)
+            reason = row.set_aside.removeprefix(_RECOVERING)
             await connection.execute(
                 update(sync_partitions)
                 .where(columns.partition == partition)
@@ -150,6 +156,7 @@ class Leases:
                     owner=self._worker,
                     fence=claim.fence,
                     lease_until_ms=database_now_ms() + self._lease_ms,
+                    set_aside=(_RECOVERING + reason)[:_REASON_MAX],
                 ),
             )
         return claim
@@ -219,9 +226,10 @@ class Leases:
             columns.owner == self._worker,
             columns.lease_until_ms < database_now_ms(),
         )
+        is_recovered = func.coalesce(columns.set_aside, "").startswith(_RECOVERING)
         query = (
             select(columns.partition, columns.fence, columns.last_id, columns.last_stamp)
-            .where(free, columns.partition.not_in(still))
+            .where(free, ~is_recovered, columns.partition.not_in(still))
             .order_by(columns.partition)
             .limit(count)
             .with_for_update(skip_locked=True)

@@ -14,8 +14,9 @@ It is a repair with a gap, and ends like one, with a new journal and a new epoch
     park       the ledger's position where no journal has an entry, so that nobody opens the partition
     close      its gate, adopt the journal, settle up with the accounts, remember keys, begin
 
-Ended in between, it is begun again: what was adopted is known by its id, and what was settled differs no
-more. What neither side has any more, such as an account that had left Redis, is as the ledger has it.
+Ended in between, it is begun again, and no worker takes the partition before: what was adopted is known by
+its id, and what was settled differs no more. What neither side has any more, such as an account that had
+left Redis, is as the ledger has it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ Trusted: TypeAlias = Literal["ledger", "redis"]
 """From which side a partition goes on."""
 
 _LEASE_MS: Final = 600_000
-"""How long a recovery may take before a worker may have the partition back."""
+"""How long a recovery is shown to own the partition; no worker has it back before it has ended."""
 _KEYS_AT_ONCE: Final = b"500"
 _ENTRIES_AT_ONCE: Final = b"500"
 

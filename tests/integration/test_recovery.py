@@ -13,6 +13,7 @@ from credits_fast import HoldFinishedError, PartitionFencedError
 from credits_fast.protocol.entries import MalformedEntryError
 from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.recovery import NotSetAsideError, Recovery, Trusted
+from credits_fast.sync.recovery import set_aside as told_aside
 from credits_fast.sync.repair import Repair
 from credits_fast.sync.settlement import RECOVERED
 from credits_fast.sync.tables import metadata, sync_partitions, users
@@ -178,6 +179,39 @@ async def test_it_may_end_anywhere_and_is_begun_again(
     after = await gap.engine.get_user("ada")
     assert (before.credits, before.reserved) == (after.credits, after.reserved)
     assert 1 == sum(row.action == RECOVERED for row in await gap.transactions("ada"))
+
+
+@pytest.mark.parametrize("step", ["adopt", "record", "remember", "begin"])
+async def test_one_that_ended_in_between_is_left_to_whoever_began_it(
+    kit: CreditsKit, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """However late: a worker would go on from the ledger, and what was right in Redis would be gone."""
+    await kit.engine.create_user("ada", credits=100)
+    await kit.engine.charge("ada", "image")
+    await kit.sync()
+    async with kit.database.begin() as connection:
+        await connection.execute(update(users).values(credits=590))
+    await kit.engine.charge("ada", "image")
+    await set_aside(kit)
+
+    async def dies(*_: Any) -> Any:
+        raise ConnectionError("here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Repair, step, dies)
+        with pytest.raises(ConnectionError):
+            await recovery(kit).recover(0, "redis")
+    async with kit.database.begin() as connection:
+        await connection.execute(update(sync_partitions).values(lease_until_ms=1))
+    kit.worker._renew_at = 0.0
+    await kit.sync()
+
+    assert "recovery" in (await told_aside(kit.database))[0]
+    await recovery(kit).recover(0, "redis")
+    kit.worker._renew_at = 0.0
+    await kit.sync()
+    assert {} == await told_aside(kit.database)
+    assert 60 == await kit.engine.query_balance("ada")
 
 
 async def test_a_balance_that_was_changed_by_hand_stays_or_is_set_back(kit: CreditsKit) -> None:
