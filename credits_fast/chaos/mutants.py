@@ -196,8 +196,8 @@ _TWO_WORKERS: Final = Mutant(
     edits=(
         Edit(
             "sync/lease.py",
-            "columns.lease_until_ms < database_now_ms(),\n        )\n        query",
-            "columns.fence >= 0,\n        )\n        query",
+            "columns.lease_until_ms < database_now_ms(),\n        )\n        is_recovered",
+            "columns.fence >= 0,\n        )\n        is_recovered",
         ),
         Edit(
             "sync/lease.py",
@@ -363,7 +363,11 @@ _RETAINS_NOTHING: Final = Mutant(
     scenario="pg-restore-old",
     breaks="I12",
     edits=(
-        Edit("sync/worker.py", "        return synced[0][1]\n", "        return synced[-1][1]\n"),
+        Edit(
+            "sync/retention.py",
+            "return self._recorded[0].last_id",
+            "return self._recorded[-1].last_id",
+        ),
     ),
 )
 _SETTLES_NOTHING: Final = Mutant(
