@@ -176,8 +176,8 @@ _EPOCH_NOT_COMPARED: Final = Mutant(
     edits=(
         Edit(
             "lua/shared/account.lua",
-            "if not found or string.sub(found, 1, #epoch + 1) ~= epoch .. '-' then",
-            "if not found then",
+            "if entry_epoch ~= epoch and entry_epoch ~= '' then",
+            "if not entry_epoch then",
         ),
     ),
 )

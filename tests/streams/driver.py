@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -105,13 +104,11 @@ class Played:
 
     Attributes:
         kills: How often the server was killed.
-        held: What was reserved right after each kill, in credits.
         differing: What the ledger's sums contradicted then.
         stories: What the application said of its streams.
     """
 
     kills: int = 0
-    held: list[Decimal] = field(default_factory=list[Decimal])
     differing: list[str] = field(default_factory=list[str])
     stories: dict[int, Story] = field(default_factory=dict[int, Story])
 
@@ -189,7 +186,6 @@ class Theatre:
         """The ledger's sums, while the holds of a dead application are open: one snapshot of all."""
         sheet = await balance_sheet(self._database)
         seen.kills += 1
-        seen.held.append(sheet.reserved)
         seen.differing += [f"{user}: {problem}" for user, problem in sheet.differing.items()]
 
     async def _until_over(self, batch: Sequence[Stream]) -> None:

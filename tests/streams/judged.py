@@ -27,7 +27,7 @@ class Verdict:
     Attributes:
         streams: How many there were, by how they ended.
         kills: How often the server was killed.
-        held_at_kills: What was reserved right after the kills, in all.
+        held_at_kills: What holds kept whose server was killed, until their time was over.
         holds: How many holds were made.
         charges: How many charges there are for them.
         consumed: What the streams consumed, by what they said.
@@ -68,7 +68,11 @@ async def judged(
                 )
             )
         ).all()
-        states = Counter(await connection.scalars(select(holds.c.state)))
+        columns = holds.c
+        kept = (
+            await connection.execute(select(columns.state, columns.amount - columns.captured))
+        ).all()
+    states = Counter(state for state, _ in kept)
     for metadata, amount in charges:
         charged[metadata["stream"]] -= amount
     sheet = await balance_sheet(database)
@@ -81,7 +85,7 @@ async def judged(
     return Verdict(
         streams=dict(Counter(stream.ending for stream in streams)),
         kills=played.kills,
-        held_at_kills=sum(played.held, Decimal(0)),
+        held_at_kills=sum((left for state, left in kept if state == "expired"), Decimal(0)),
         holds=states.total(),
         charges=len(charges),
         consumed=sum(consumed.values(), Decimal(0)),
