@@ -395,8 +395,10 @@ async def _body(request: Request) -> list[bytes]:
     for name, value in form.multi_items():
         parts.append(name.encode())
         if isinstance(value, UploadFile):
-            parts += [(value.filename or "").encode(), await value.read()]
+            position = value.file.tell()  # the handler may have read a part of it
             await value.seek(0)
+            parts += [(value.filename or "").encode(), await value.read()]
+            await value.seek(position)
         else:
             parts.append(value.encode())
     return parts

@@ -128,6 +128,16 @@ async def upload(
     return f"{name} {(await file.read()).decode()} {charge.replayed}"
 
 
+@router.post("/upload/read")
+async def upload_that_was_read(
+    file: UploadFile,
+    meter: Annotated[Meter, Depends(metered(user=payer, repeats="serve"))],
+) -> str:
+    begin = await file.read(2)
+    charge = await meter.charge("image")
+    return f"{begin.decode()} {(await file.read()).decode()} {charge.replayed}"
+
+
 @router.post("/members")
 async def members(_: Annotated[Charged, Depends(charged("members", user=payer))]) -> str:
     return "welcome"
@@ -284,6 +294,20 @@ async def test_a_form_with_another_boundary_is_the_same_request(client: httpx.As
 
     assert ("a one False", "a one True") == (first.json(), again.json())
     assert {422} == {(await sent(b"two", "f")).status_code, (await sent(b"one", "g")).status_code}
+
+
+async def test_a_key_stands_for_a_whole_file_however_much_of_it_was_read_before_the_charge(
+    client: httpx.AsyncClient,
+) -> None:
+    async def sent(content: bytes) -> httpx.Response:
+        return await client.post(
+            "/upload/read", files={"file": ("f", content)}, headers={"Idempotency-Key": "k-1"}
+        )
+
+    first, again, other = await sent(b"to do"), await sent(b"to do"), await sent(b"we do")
+
+    assert ("to  do False", "to  do True") == (first.json(), again.json())
+    assert (422, "IDEMPOTENCY_KEY_CONFLICT") == (other.status_code, other.json().get("code"))
 
 
 async def test_a_key_is_missing_or_malformed(client: httpx.AsyncClient) -> None:
