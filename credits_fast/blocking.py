@@ -350,6 +350,7 @@ class _Room:
         try:
             self._loop = made.result()
         except BaseException:
+            made.add_done_callback(self._leave)  # Ctrl-C may come while the engine is being made
             self._thread.join()
             raise
 
@@ -374,6 +375,11 @@ class _Room:
             self._ending = True
             self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
+
+    def _leave(self, made: Future[asyncio.AbstractEventLoop]) -> None:
+        """End the thread, where an engine was made that nobody waits for."""
+        if made.exception() is None:
+            made.result().call_soon_threadsafe(self._end.set)
 
     def _hand_in(
         self, work: Callable[[CreditsEngine], Coroutine[Any, Any, _R]], answer: Future[_R]

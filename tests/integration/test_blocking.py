@@ -212,6 +212,19 @@ def test_ctrl_c_ends_the_call_and_its_work(
     assert "ada" == credits.create_user("ada").id
 
 
+def test_ctrl_c_while_an_engine_is_made_leaves_no_thread(urls: tuple[str, str]) -> None:
+    waiting = threading.get_ident()
+
+    def make() -> CreditsEngine:
+        signal.pthread_kill(waiting, signal.SIGINT)
+        return CreditsEngine.from_url(*urls, CONFIG)
+
+    with pytest.raises(KeyboardInterrupt):
+        BlockingCreditsEngine(make).start()
+
+    assert 0 == engine_threads()
+
+
 def in_a_fork(work: Callable[[], object]) -> str:
     """What the work gives or raises in a forked process, as text."""
     reading, writing = os.pipe()
