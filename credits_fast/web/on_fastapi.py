@@ -123,7 +123,8 @@ def install(
     app.state.credits_settings = _Settings(types, header_prefix)
 
     async def answer(request: Request, error: Exception) -> Response:
-        if not isinstance(error, CreditsError):  # the signature is Starlette's
+        # The signature is Starlette's: a WebSocket comes here too, and cannot be answered by a document.
+        if not isinstance(error, CreditsError) or request.scope["type"] != "http":
             raise error
         log_fault(_log, request.method, request.url.path, error)
         response = problem_response(error, types=types)

@@ -19,6 +19,7 @@ from fastapi import (
     HTTPException,
     Request,
     UploadFile,
+    WebSocket,
 )
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ from credits_fast import (
     ChargeResult,
     CreditsEngine,
     IdempotencyKeyConflictError,
+    InsufficientCreditsError,
     RedisUnavailableError,
 )
 from credits_fast.servers.lane import Endpoint
@@ -441,6 +443,28 @@ async def test_an_application_without_the_lifespan_answers_500_and_logs_why(
     assert (500, "ENGINE_CLOSED") == (response.status_code, response.json()["code"])
     assert "credits_lifespan" not in response.text
     assert any("credits_lifespan" in one.message and one.exc_info for one in caplog.records)
+
+
+async def test_an_error_on_a_websocket_goes_on_as_it_is(
+    app: FastAPI, sqlite_kit: CreditsKit
+) -> None:
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        await sqlite_kit.engine.charge("ada", "image", amount=60)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    sent: list[str] = []
+    app.websocket("/talk")(talk)
+    scope = {"type": "websocket", "path": "/talk", "query_string": b"", "headers": []}
+    with pytest.raises(InsufficientCreditsError):
+        await app(scope, receive, send)
+
+    assert ["websocket.accept"] == sent
 
 
 async def test_types_and_headers_can_be_the_applications_own(sqlite_kit: CreditsKit) -> None:
