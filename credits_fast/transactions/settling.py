@@ -10,6 +10,7 @@ whose id is the intent's.
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["HOLD_MS", "Settling"]
 
 _log: Final = logging.getLogger(__name__)
+_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 HOLD_MS: Final = 5_000 * 366 * 86_400_000
 """A hold for an intent ends in five thousand years: its intent decides, and never the time."""
@@ -191,10 +193,12 @@ class Settling:
         return effect.transaction_id is not None
 
     def _operation(self, verb: str, intent: Intent) -> Operation:
-        made = self._operations.new(
-            verb, intent.user_id, intent.action, None, intent.metadata or None
+        made = self._operations.new(verb, intent.user_id, intent.action, None, None)
+        return made._replace(
+            audited=wire.AUDIT_ALL if intent.audited else wire.AUDIT_NONE,
+            # Checked before the commit; what PostgreSQL gives back may be longer than a caller's may be.
+            metadata=_json(intent.metadata).encode() if intent.metadata else b"",
         )
-        return made._replace(audited=wire.AUDIT_ALL if intent.audited else wire.AUDIT_NONE)
 
 
 def _price(micros: int) -> Quote:

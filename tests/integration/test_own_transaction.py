@@ -289,7 +289,7 @@ async def test_c5_a_commit_whose_answer_is_lost_has_happened(
     await assert_settled(kit, credits=80 if kind == "charge" else 120)
 
 
-async def unresolved(kit: CreditsKit, session: AsyncSession) -> Intended:
+async def unresolved(kit: CreditsKit, session: AsyncSession, **options: Any) -> Intended:
     """A charge that is committed and not captured."""
 
     async def nothing(*_: Any) -> None:
@@ -297,7 +297,18 @@ async def unresolved(kit: CreditsKit, session: AsyncSession) -> Intended:
 
     with patch.object(OwnTransaction, "_resolve", nothing):
         async with kit.engine.in_transaction(session) as purchase:
-            return await purchase.charge("ada", "image", amount=60)
+            return await purchase.charge("ada", "image", amount=60, **options)
+
+
+async def test_c6_metadata_that_the_database_writes_longer_is_no_reason_not_to_charge(
+    kit: CreditsKit, session: AsyncSession
+) -> None:
+    metadata = {"numbers": [1e300] * 20}  # jsonb gives 301 digits back for each
+    await unresolved(kit, session, metadata=metadata)
+
+    await kit.sync()
+    await assert_settled(kit, credits=40)
+    assert [10**300] * 20 == (await kit.transactions("ada"))[-1].metadata["numbers"]
 
 
 async def test_c11_a_hold_that_redis_lost_is_charged_all_the_same(
