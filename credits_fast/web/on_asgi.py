@@ -257,18 +257,18 @@ class _Exchange:
 
     async def _settle(self, end: End) -> None:
         """Leave the hold once: charged, or given back. What could not be charged is still to be left."""
-        hold = self._hold
+        hold, self._hold = self._hold, None
         if hold is None:
             return
+        if not is_charged(end, self.status, is_measured=hold.is_measured):
+            await hold.__aexit__(_NotChargedError, _NotChargedError(end), None)
+            return
         try:
-            if is_charged(end, self.status, is_measured=hold.is_measured):
-                await hold.__aexit__(None, None, None)
-            else:
-                self._hold = None
-                await hold.__aexit__(_NotChargedError, _NotChargedError(end), None)
-        finally:
-            if hold.captured is not None:
-                self._hold = None
+            await hold.__aexit__(None, None, None)
+        except BaseException:
+            if hold.captured is None:
+                self._hold = hold
+            raise
 
 
 # --- the words of ASGI -------------------------------------------------------------------------

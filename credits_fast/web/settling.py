@@ -9,7 +9,8 @@
 
 A reader who leaves just before the end has had nearly all of a stream, so leaving must not be a way to
 have it for nothing; and one whose connection broke must not pay for what was merely estimated. Only the
-application knows what was used by then, which is why it says so as it goes on.
+application knows what was used by then, which is why it says so as it goes on. What it has consumed piece
+by piece is charged in any case.
 """
 
 from __future__ import annotations

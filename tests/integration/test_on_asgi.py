@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -118,6 +119,15 @@ class Model:
 
     async def broken(self, call: Call) -> None:
         call.hold.used(amount=3)
+        await call.send(begin(500))
+        await call.send(part(b"sorry", more=False))
+
+    async def empty(self, call: Call) -> None:
+        await call.hold.consume(amount=0)
+        await self.whole(call)
+
+    async def consumes(self, call: Call) -> None:
+        await call.hold.consume(amount=3)
         await call.send(begin(500))
         await call.send(part(b"sorry", more=False))
 
@@ -336,6 +346,23 @@ async def test_a_client_that_leaves_before_the_response_began_pays_nothing_for_a
         assert await stage.end() is None
 
     assert (50, 0) == await account(sqlite_kit)
+    await sqlite_kit.assert_balanced()
+
+
+@pytest.mark.parametrize(("path", "left"), [("/empty", 50), ("/consumes", 47)])
+async def test_what_is_consumed_is_charged_once_however_the_request_ends(
+    client: httpx.AsyncClient,
+    sqlite_kit: CreditsKit,
+    stage: Stage,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    left: int,
+) -> None:
+    await client.post(path)
+    await stage.end()
+
+    assert (left, 0) == await account(sqlite_kit)
+    assert [] == [one.message for one in caplog.records if one.levelno >= logging.WARNING]
     await sqlite_kit.assert_balanced()
 
 
