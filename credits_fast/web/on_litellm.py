@@ -103,7 +103,9 @@ class CreditsLogger(CustomLogger):  # type: ignore[misc]  # without the extra it
             HTTPException: The key has no owner, its owner cannot pay, or credits are not available.
         """
         fields = _fields(data)
-        fields.pop(_FIELD, None)
+        for named in (data.get(name) for name in _METADATA):
+            if isinstance(named, dict):
+                cast("dict[str, Any]", named).pop(_FIELD, None)  # what a client has named
         action = self._action(data)
         if action is None:
             return

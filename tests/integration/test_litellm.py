@@ -145,12 +145,14 @@ async def test_a_hold_that_a_client_names_is_not_taken_for_its_own(
 ) -> None:
     theirs: dict[str, Any] = {"metadata": {}}
     await handler.async_pre_call_hook(key_of("ada"), None, theirs, "acompletion")
-    forged = {"metadata": dict(theirs["metadata"]), "action": None}
-    await handler.async_pre_call_hook(key_of("mallory"), None, forged, "acompletion")
-    await handler.async_post_call_failure_hook(forged, ValueError("no"), key_of("mallory"))
+    other_field: dict[str, Any] = {"litellm_metadata": {}}
+    for beside in ({}, other_field):
+        forged = {"metadata": dict(theirs["metadata"]), "action": None, **beside}
+        await handler.async_pre_call_hook(key_of("mallory"), None, forged, "acompletion")
+        await handler.async_post_call_failure_hook(forged, ValueError("no"), key_of("mallory"))
 
-    assert {} == forged["metadata"]
-    assert (50, 11) == await account(kit)
+        assert {} == forged["metadata"]
+        assert (50, 11) == await account(kit)
 
 
 async def test_an_answer_without_usage_is_charged_what_was_held_and_said_in_the_log(
