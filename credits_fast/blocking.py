@@ -15,6 +15,7 @@ fork; one that was open already refuses every call there, until it is started an
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -43,6 +44,8 @@ __all__ = ["BlockingCreditsEngine", "BlockingHold"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+_log: Final = logging.getLogger(__name__)
 
 _NOT_OPEN: Final = "the engine is not open: it is opened by `with`, or by `start`"
 _FORKED: Final = (
@@ -144,11 +147,11 @@ class BlockingCreditsEngine:
         if room is None:
             return
         with self._opening:
-            self._room = None
+            room, self._room = self._room, None  # others may have closed it, and opened another
+            if room is None:
+                return
             try:
                 room.wait(lambda engine: engine.close())
-            except EngineClosedError:  # by another thread, at the same moment
-                return
             finally:
                 room.close()
 
@@ -210,7 +213,10 @@ class BlockingCreditsEngine:
                 yield BlockingHold(hold, self._wait)
             except BaseException:
                 raised = sys.exc_info()
-                self._wait(lambda _: hold.__aexit__(*raised))
+                try:
+                    self._wait(lambda _: hold.__aexit__(*raised))
+                except EngineClosedError as error:  # what led here is more important
+                    _log.warning("hold %s was not left: %s", hold.id, error)
                 raise
             self._wait(lambda _: hold.__aexit__(None, None, None))
 
@@ -346,12 +352,13 @@ class _Room:
             name="credits-fast engine",
             daemon=True,
         )
-        self._thread.start()
         try:
+            self._thread.start()
             self._loop = made.result()
         except BaseException:
             made.add_done_callback(self._leave)  # Ctrl-C may come while the engine is being made
-            self._thread.join()
+            if self._thread.is_alive():
+                self._thread.join()
             raise
 
     def wait(self, work: Callable[[CreditsEngine], Coroutine[Any, Any, _R]]) -> _R:

@@ -84,6 +84,22 @@ def test_a_block_charges_what_was_used_and_gives_back_what_an_error_leaves(
     assert Decimal(88) == credits.reserve("ada", "image", amount=88).reserved
 
 
+def test_an_error_is_not_hidden_by_an_engine_that_was_closed_meanwhile(
+    credits: BlockingCreditsEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    credits.create_user("ada", credits=100)
+
+    def block() -> None:
+        with credits.hold("ada", "image"):
+            credits.close()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        block()
+
+    assert "was not left: the engine is not open" in caplog.text
+
+
 def test_a_stream_is_charged_what_it_consumed(credits: BlockingCreditsEngine) -> None:
     credits.create_user("ada", credits=15)
 
@@ -219,8 +235,9 @@ def test_ctrl_c_while_an_engine_is_made_leaves_no_thread(urls: tuple[str, str]) 
         signal.pthread_kill(waiting, signal.SIGINT)
         return CreditsEngine.from_url(*urls, CONFIG)
 
-    with pytest.raises(KeyboardInterrupt):
-        BlockingCreditsEngine(make).start()
+    for _ in range(20):  # it may come while the thread starts, or while it is waited for
+        with pytest.raises(KeyboardInterrupt):
+            BlockingCreditsEngine(make).start()
 
     assert 0 == engine_threads()
 
@@ -257,6 +274,29 @@ def test_after_a_fork_it_refuses_until_it_is_opened_anew(credits: BlockingCredit
     )
     assert "80.000000" == in_a_fork(anew)
     assert Decimal(60) == credits.charge("ada", "image").balance_after
+
+
+def test_an_engine_that_is_opened_as_another_thread_closes_it_is_closed_as_well(
+    credits: BlockingCreditsEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = threading.Lock()
+
+    class Late:
+        """A lock whose first user comes after others have closed the engine and opened it again."""
+
+        def __enter__(self) -> None:
+            monkeypatch.setattr(credits, "_opening", real)
+            credits.close()
+            credits.start()
+            real.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            real.release()
+
+    monkeypatch.setattr(credits, "_opening", Late())
+    credits.close()
+
+    assert 0 == engine_threads()
 
 
 def test_a_call_that_comes_as_it_closes_is_refused(credits: BlockingCreditsEngine) -> None:
