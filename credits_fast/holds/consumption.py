@@ -9,7 +9,7 @@ Pure: no I/O, no clock. Amounts are micro-credits.
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, Overflow
 from typing import TYPE_CHECKING, Final
 
 from credits_fast import arguments
@@ -116,7 +116,10 @@ class Consumption:
 def _sum(one: int | Decimal, other: int | Decimal) -> int | Decimal:
     if isinstance(one, int) and isinstance(other, int):
         return one + other
-    return EXACT.add(one, other)
+    try:
+        return EXACT.add(one, other)
+    except Overflow as error:
+        raise InvalidArgumentError("variables", "have a sum that is too large") from error
 
 
 def _number(name: str, value: object) -> int | Decimal:
@@ -125,6 +128,5 @@ def _number(name: str, value: object) -> int | Decimal:
         return number
     if isinstance(number, Decimal) and number.is_finite() and number >= 0:
         return number
-    raise InvalidArgumentError(
-        "variables", f"must be numbers from 0: {name!r:.40} is {value!r:.40}"
-    )
+    shown = "negative" if type(value) is int else f"{value!r:.40}"  # Python writes no endless int
+    raise InvalidArgumentError("variables", f"must be numbers from 0: {name!r:.40} is {shown}")

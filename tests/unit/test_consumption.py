@@ -95,6 +95,17 @@ def test_variables_that_are_no_numbers_from_0_are_refused(variables: Any) -> Non
         counted(input=0, output=0).with_variables(variables, chat)
 
 
+def test_numbers_beyond_measure_are_refused_like_others() -> None:
+    count = counted(input=0, output=0)
+    largest = {"unpriced": Decimal("9e999999")}
+    count.count(count.with_variables(largest, chat))
+
+    with pytest.raises(InvalidArgumentError, match="too large"):
+        count.with_variables(largest, chat)
+    with pytest.raises(InvalidArgumentError, match="numbers from 0"):
+        count.with_variables({"input": -(10**5_000)}, chat)  # more digits than Python writes
+
+
 def test_more_variables_than_can_be_recorded_are_refused_before_they_count() -> None:
     with pytest.raises(InvalidArgumentError, match="bytes as JSON"):
         counted(input=0, output=0).with_variables({"n" * 3_000: 1}, chat)
