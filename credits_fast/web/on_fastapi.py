@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from credits_fast.engine import CreditsEngine
 from credits_fast.errors import (
@@ -379,6 +379,8 @@ def _settings(request: Request) -> _Settings:
 
 # --- what a key stands for ---------------------------------------------------------------------
 
+_FORMS: Final = ("multipart/form-data", "application/x-www-form-urlencoded")
+
 
 async def _fingerprint(request: Request) -> str:
     query = request.url.query
@@ -390,8 +392,10 @@ async def _body(request: Request) -> list[bytes]:
     """The body; where FastAPI has read a form of it, the form's fields, for its boundary is random."""
     try:
         return [await request.body()]
-    except RuntimeError:  # Starlette's, where the form has consumed the stream
-        form = await request.form()
+    except (
+        RuntimeError
+    ):  # Starlette's, where the stream is consumed: by the form, or by the handler
+        form = await _form(request)
     parts: list[bytes] = []
     for name, value in form.multi_items():
         parts.append(name.encode())
@@ -403,3 +407,18 @@ async def _body(request: Request) -> list[bytes]:
         else:
             parts.append(value.encode())
     return parts
+
+
+async def _form(request: Request) -> FormData:
+    """The form that FastAPI has read.
+
+    Raises:
+        MisconfiguredError: The handler has taken the body as a stream, and nobody has it any more.
+    """
+    if request.headers.get("Content-Type", "").lower().startswith(_FORMS):
+        with suppress(RuntimeError):
+            return await request.form()
+    raise MisconfiguredError(
+        f"the body of {request.url.path} was taken as a stream before Meter.charge, whose key stands "
+        "for it: charge first, or read request.body()"
+    )

@@ -140,6 +140,15 @@ async def upload_that_was_read(
     return f"{begin.decode()} {(await file.read()).decode()} {charge.replayed}"
 
 
+@router.post("/streamed")
+async def streamed(
+    request: Request, meter: Annotated[Meter, Depends(metered(user=payer, repeats="serve"))]
+) -> str:
+    size = sum([len(chunk) async for chunk in request.stream()])
+    charge = await meter.charge("image")
+    return f"{size} {charge.replayed}"
+
+
 @router.post("/members")
 async def members(_: Annotated[Charged, Depends(charged("members", user=payer))]) -> str:
     return "welcome"
@@ -310,6 +319,22 @@ async def test_a_key_stands_for_a_whole_file_however_much_of_it_was_read_before_
 
     assert ("to  do False", "to  do True") == (first.json(), again.json())
     assert (422, "IDEMPOTENCY_KEY_CONFLICT") == (other.status_code, other.json().get("code"))
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+async def test_a_key_cannot_stand_for_a_body_that_the_handler_has_taken(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    async def sent(**headers: str) -> httpx.Response:
+        headers |= {"Content-Type": kind}
+        return await client.post("/streamed", content=b"a=1", headers=headers)
+
+    without, keyed = await sent(), await sent(**{"Idempotency-Key": "k-1"})
+
+    assert (200, "3 False") == (without.status_code, without.json())
+    assert (500, "MISCONFIGURED") == (keyed.status_code, keyed.json()["code"])
+    assert "before Meter.charge" in caplog.text
+    assert "30.000000" == (await client.get("/balance")).json()
 
 
 async def test_a_key_is_missing_or_malformed(client: httpx.AsyncClient) -> None:
