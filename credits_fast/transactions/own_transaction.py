@@ -105,8 +105,14 @@ class OwnTransaction:
         self.unsettled: tuple[str, ...] = ()
 
     async def __aenter__(self) -> Self:
+        from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: PLC0415  # only when used
+
         if self._is_open or self._is_over:
             raise InvalidArgumentError("transaction", "is entered once")
+        if not isinstance(self._session, AsyncSession | AsyncConnection):
+            raise InvalidArgumentError(
+                "session", "must be an AsyncSession or AsyncConnection of SQLAlchemy"
+            )
         self._is_open = True
         return self
 

@@ -18,7 +18,14 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session
 
 from credits_fast import (
     DatabaseUnavailableError,
@@ -563,6 +570,20 @@ async def test_only_the_ledgers_own_database_will_do(
                     await purchase.grant("ada", 5, "bonus")
     await other.dispose()
     await assert_settled(kit, credits=100)
+
+
+async def test_what_is_no_session_is_refused_before_the_block_begins(kit: CreditsKit) -> None:
+    scoped = async_scoped_session(async_sessionmaker(kit.database), asyncio.current_task)
+    others: tuple[Any, ...] = (scoped, kit.database, Session(), None)
+    for other in others:
+        with pytest.raises(InvalidArgumentError, match="AsyncSession or AsyncConnection"):
+            async with kit.engine.in_transaction(other):
+                raise AssertionError("the block must not run")
+    async with kit.engine.in_transaction(scoped()) as purchase:
+        await purchase.charge("ada", "image")
+
+    await scoped.remove()
+    await assert_settled(kit, credits=80)
 
 
 async def test_a_ledger_in_sqlite_cannot_decide(sqlite_kit: CreditsKit) -> None:
