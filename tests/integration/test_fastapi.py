@@ -485,7 +485,12 @@ async def test_an_error_on_a_websocket_goes_on_as_it_is(
 
     sent: list[str] = []
     app.websocket("/talk")(talk)
-    scope = {"type": "websocket", "path": "/talk", "query_string": b"", "headers": []}
+    scope: dict[str, Any] = {
+        "type": "websocket",
+        "path": "/talk",
+        "query_string": b"",
+        "headers": [],
+    }
     with pytest.raises(InsufficientCreditsError):
         await app(scope, receive, send)
 
