@@ -45,18 +45,19 @@ async def load_users(lane: Lane, partitions: Partitions, numbers: Iterable[int])
     for number in numbers:
         user = user_name(number).encode()
         partition = partitions.of(user)
-        accounts = waiting.setdefault(partition.number, [])
-        accounts += (partition.account(user), partition.holds(user))
-        if len(accounts) == 2 * _AT_ONCE:
+        users = waiting.setdefault(partition.number, [])
+        users.append(user)
+        if len(users) == _AT_ONCE:
             await _load(lane, partition, waiting.pop(partition.number))
-    for number, accounts in waiting.items():
-        await _load(lane, partitions[number], accounts)
+    for number, users in waiting.items():
+        await _load(lane, partitions[number], users)
 
 
-async def _load(lane: Lane, partition: PartitionKeys, accounts: list[bytes]) -> None:
+async def _load(lane: Lane, partition: PartitionKeys, users: list[bytes]) -> None:
     generation = await lane.execute(b"HGET", partition.meta, b"generation") or b"0"
-    arguments = (generation, *(_FRESH * (len(accounts) // 2)))
-    replies = await lane.run_script("load", (partition.gate, partition.meta, *accounts), arguments)
+    keys = (partition.gate, partition.meta, partition.holds, *map(partition.account, users))
+    arguments = [part for user in users for part in (user, *_FRESH)]
+    replies = await lane.run_script("load", keys, (generation, *arguments))
     wrong = {*replies} - {b"loaded", b"present"}
     if wrong:
         raise RuntimeError(f"users cannot be loaded: {wrong!r}")

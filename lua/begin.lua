@@ -3,6 +3,7 @@
 -- KEYS[1]  gate
 -- KEYS[2]  meta
 -- KEYS[3]  journal
+-- KEYS[4]  holds
 --
 -- ARGV[1]  epoch        the new one
 -- ARGV[2]  first        the entry the new journal begins with; the ledger's position
@@ -11,7 +12,8 @@
 -- ARGV[5]  library      the version that begins it
 --
 -- Before it, the ledger got what the old journal had and it lacked. By the new epoch, accounts and sums of
--- refunds in Redis are as good as absent, whatever they are, and are loaded from the ledger.
+-- refunds in Redis are as good as absent, whatever they are, and are loaded from the ledger. Open holds are
+-- loaded with their accounts, so all that are there go.
 --
 -- Whoever begins has closed the gate. Where it is there again, the partition was opened meanwhile, by a repair
 -- that stood still before this very script and went on: what was decided since is in the journal only.
@@ -27,7 +29,7 @@
 --- @include "gate"
 --- @include "generation"
 
-local gate, meta, journal = KEYS[1], KEYS[2], KEYS[3]
+local gate, meta, journal, holds = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local epoch, first, moment = ARGV[1], ARGV[2], ARGV[3]
 local partitions, library = ARGV[4], ARGV[5]
 
@@ -40,7 +42,7 @@ if call('EXISTS', gate) == 1 then
 end
 
 local generation = new_generation(found[2])
-call('UNLINK', journal)
+call('UNLINK', journal, holds)
 call('XADD', journal, first, 'v', FORMAT, 't', moment, 'i', '')
 call(
   'HSET', meta, 'format', FORMAT, 'epoch', epoch, 'partitions', partitions, 'library', library,

@@ -1,13 +1,13 @@
 -- capture: charge what a hold has kept, or a part of it, or more, each item at most once.
 --
--- KEYS      journal, gate                 for each partition
---           account, record, holds        for each item
+-- KEYS      journal, gate, holds          for each partition
+--           account, record               for each item
 --
 -- ARGV[1]   now_us       microseconds, '' for the server's own time
 -- ARGV[2]   partitions   how many
 -- ARGV[3]   journal_max  entries a journal may have before charges, reservations and grants are refused, '' for any number
 -- ARGV[4…]  items        how many, for each partition
---           transaction_id, tail, terms, hold_id    for each item
+--           transaction_id, tail, terms, field      for each item
 --           fingerprint, ttl_ms, life_ms, audited, final, above, options    at the place terms names
 --           then tier, cost, raw_cost, formula                for each of the options
 --
@@ -32,7 +32,8 @@
 --   a refusal  code and three details
 --   failed     why: the journal takes no entry, or the record or the holds cannot be read
 
-local KEYS_OF_ITEM = 3
+local KEYS_OF_PARTITION = 3
+local KEYS_OF_ITEM = 2
 local ARGUMENTS_OF_ITEM = 4
 local DEBT_MAX = 9e15
 
@@ -59,6 +60,7 @@ local function option_at(at, terms)
     cost = cost,
     amount = cost ~= '*' and integer(cost),
     final = final,
+    is_final = final == '1',
     above = above,
     common = '\0' .. terms.fingerprint .. '\0' .. terms.ttl_ms .. '\0' .. terms.audited .. '\0',
     state = final == '1' and '\0captured\0' or '\0reserved\0',
@@ -72,7 +74,7 @@ local function minus(amount)
 end
 
 local function capture(item)
-  local account_key, account, record_key, record, transaction_id, tail, terms, hold_id =
+  local account_key, account, record_key, record, transaction_id, tail, terms, field =
     item_at(item)
   local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
 
@@ -86,16 +88,18 @@ local function capture(item)
   if not balance then
     return 'cold'
   end
-  local hold, problem = hold_text_at(item, hold_id)
-  if problem then
-    return 'failed\0' .. problem
+  if unread then
+    return 'failed\0' .. unread
   end
+  local hold = hold_at(item, field)
   if not hold then
     return 'unknown_hold'
   end
+  local hold_id = hold_id_of(field)
   local amount, held_text, captured, ends, audited, judged = hold_parts(hold)
-  local held, total, lapses = held_text + 0, held_of(reserved)
-  if total < held then
+  local held = held_text + 0
+  local total, lapses, open = held_of(reserved)
+  if total < held or open < 1 then
     return 'failed\0MALFORMED the account has less reserved than one of its holds'
   end
   if now_ms > ends + 0 then
@@ -121,12 +125,14 @@ local function capture(item)
   end
 
   local taken, taken_text, left = held, held_text, '0'
-  if option.final ~= '1' then
+  if not option.is_final then
     taken = math.min(cost, held)
     taken_text, left = text(taken), text(held - taken)
   end
   captured = captured == '0' and cost_text or text(captured + cost)
-  local after, number, kept = text(balance - cost), text(sequence + 1), text(total - taken)
+  local after, number = text(balance - cost), text(sequence + 1)
+  local kept = total == taken and '0' or text(total - taken)
+  local reserved_after = reserved_text(kept, lapses, option.is_final and open - 1 or open)
   local result = cost_text .. '\0' .. after .. '\0' .. price_text .. '\0' .. left .. '\0' .. option.final
   journalled(
     'capture\0' .. transaction_id .. '\0' .. number .. '\0' .. minus(cost_text) .. '\0' .. after
@@ -135,15 +141,15 @@ local function capture(item)
       .. option.priced .. tail
   )
   post(
-    account_key, account_text(after, number, reserved_text(kept, lapses), expires, tier), record_key,
+    account_key, account_text(after, number, reserved_after, expires, tier), record_key,
     terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. result, terms.life_ms
   )
-  if option.final == '1' then
-    keep(item, hold_id, false)
+  if option.is_final then
+    keep(field, false, hold)
   else
-    keep(item, hold_id, table.concat({ amount, left, captured, ends, audited, judged }, ' '))
+    keep(field, table.concat({ amount, left, captured, ends, audited, judged }, ' '), hold)
   end
   return 'ok\0' .. result
 end
 
-return batch(capture, HOLDS)
+return batch(capture, OPEN_HOLDS)

@@ -2,9 +2,10 @@
 --
 -- KEYS[1]   gate
 -- KEYS[2]   meta
--- KEYS[3…]  account, holds   for each item
+-- KEYS[3…]  account   for each item
 --
--- What was dropped is loaded from the ledger when it is next needed. A load that read the ledger before
+-- An account with open holds is not idle: it stays until they are captured, released or have expired. What
+-- was dropped is loaded from the ledger when it is next needed. A load that read the ledger before
 -- is refused by the generation. An account of an earlier epoch, a history that was lost, is dropped in
 -- any case.
 --
@@ -12,6 +13,7 @@
 --   evicted
 --   absent       it is gone already
 --   unrecorded   the ledger does not have its last change yet
+--   held         it has open holds
 --   malformed    something else is there
 
 --- @include "integer"
@@ -32,12 +34,12 @@ local function is_recorded(entry_epoch, entry_sequence)
   return entry_sequence <= synced_sequence
 end
 
-local function evict(account, holds)
+local function evict(account)
   local found = call('MGET', account)[1] -- nil, and no error, for what is not text
   if not found then
     return call('EXISTS', account) == 1 and 'malformed' or 'absent'
   end
-  local entry_epoch, entry_sequence = match(found, '^(%d+)%-(%d+) ')
+  local entry_epoch, entry_sequence, reserved = match(found, '^(%d+)%-(%d+) %S+ (%S+) ')
   if not entry_epoch then
     return 'malformed'
   end
@@ -45,13 +47,16 @@ local function evict(account, holds)
   if entry_epoch >= tonumber(epoch) and not is_recorded(entry_epoch, entry_sequence) then
     return 'unrecorded'
   end
-  call('UNLINK', account, holds)
+  if entry_epoch >= tonumber(epoch) and string.find(reserved, '/') then
+    return 'held'
+  end
+  call('UNLINK', account)
   return 'evicted'
 end
 
 local replies, has_evicted = {}, false
-for item = 1, (#KEYS - 2) / 2 do
-  replies[item] = closed or evict(KEYS[2 * item + 1], KEYS[2 * item + 2])
+for item = 1, #KEYS - 2 do
+  replies[item] = closed or evict(KEYS[item + 2])
   has_evicted = has_evicted or replies[item] == 'evicted'
 end
 if has_evicted then

@@ -2,14 +2,17 @@
 --
 -- KEYS[1]   journal
 -- KEYS[2]   gate
--- KEYS[3…]  account, holds                                     for each item
+-- KEYS[3]   holds
+-- KEYS[4…]  account                                            for each item
 --
 -- ARGV[1]   now_us   microseconds, '' for the server's own time
 -- ARGV[2]   most     how many holds may be finished, of all items together
--- ARGV[3…]  tail                                               for each item
+-- ARGV[3…]  tail, ids                                          for each item
 --
--- A user is named once a call. Nobody asks for an expiry, so there is no key to remember: to run it twice is to run it once. What an
--- account says of when its holds expire is right again afterwards.
+-- ids, separated by NUL, are the user's open holds as the caller knows them; '' has all those of the
+-- partition looked through. A user is named once a call. Nobody asks for an expiry, so there is no key to
+-- remember: to run it twice is to run it once. Where all open holds of an account have been seen, what it
+-- says of how many they are and of when they expire is right again afterwards.
 --
 -- refuses, in this order:
 --   cold
@@ -27,39 +30,72 @@
 --- @include "journal"
 --- @include "hold"
 
-local journal, gate = KEYS[1], KEYS[2]
+local SCANNED = 1000 -- fields a step
+local journal, gate, holds = KEYS[1], KEYS[2], KEYS[3]
 local now_us, now_ms = clock(ARGV[1])
 local most = tonumber(ARGV[2])
 
 local states, finished = {}, {}
 
+-- The open ones of these holds of a user: fields, ids and texts.
+local function named_holds(user, ids)
+  local fields, names, found = {}, {}, {}
+  for id in string.gmatch(ids, '%Z+') do
+    names[#names + 1], fields[#fields + 1] = id, hold_field(user, id)
+  end
+  for at, text in ipairs(call('HMGET', holds, unpack(fields))) do
+    if text then
+      found[#found + 1] = { field = fields[at], id = names[at], text = text }
+    end
+  end
+  return found
+end
+
+-- All open holds of a user, each once: the scan of a hash that grew or shrank lately shows some again.
+local function all_holds(user)
+  local pattern = string.gsub(hold_field(user, ''), '[*?%[\\]', '\\%0') .. '*'
+  local cursor, found, seen = '0', {}, {}
+  repeat
+    local page
+    cursor, page = unpack(call('HSCAN', holds, cursor, 'MATCH', pattern, 'COUNT', SCANNED))
+    for at = 1, #page, 2 do
+      local field = page[at]
+      if not seen[field] then
+        seen[field] = true
+        found[#found + 1] = { field = field, id = match(field, '%z(.*)$'), text = page[at + 1] }
+      end
+    end
+  until cursor == '0'
+  return found
+end
+
 -- The holds that have expired, as many as may be finished, and what they keep; and the moment up to
 -- which none of the others has.
-local function expired_of(key)
+local function expired_of(open)
   local over, held, lapses = {}, 0, nil
-  local found = call('HGETALL', key)
-  for at = 1, #found, 2 do
-    local hold = hold_of(found[at + 1])
-    if now_ms > hold.expires and most > 0 then
+  for _, one in ipairs(open) do
+    one.hold = hold_of(one.text)
+    if now_ms > one.hold.expires and most > 0 then
       most = most - 1
-      over[#over + 1] = { id = found[at], hold = hold, text = found[at + 1] }
-      held = held + hold.reserved
+      over[#over + 1] = one
+      held = held + one.hold.reserved
     else
-      lapses = lapses and math.min(lapses, hold.expires) or hold.expires
+      lapses = math.min(lapses or one.hold.expires, one.hold.expires)
     end
   end
   return over, held, lapses
 end
 
-local function expire(epoch, account_key, holds_key, tail)
+local function expire(epoch, account_key, tail, ids)
   local balance, sequence, reserved, expires, tier =
     account_of(account_key, call('GET', account_key), epoch)
   if not balance then
     return 'cold'
   end
-  local total = held_of(reserved)
-  local over, sum, lapses = expired_of(holds_key)
-  if total < sum then
+  local user, total, lapses, count = user_of(tail), held_of(reserved)
+  local open = ids == '' and all_holds(user) or named_holds(user, ids)
+  local over, sum, next_lapses = expired_of(open)
+  if total < sum or (ids ~= '' and count < #open) then
     return 'failed\0MALFORMED the account has less reserved than its holds'
   end
   for _, one in ipairs(over) do
@@ -69,9 +105,12 @@ local function expire(epoch, account_key, holds_key, tail)
       'expire', one.id, text(balance), '-', '0', one.hold.audited,
       hold_fields(one.id, 'expired', one.hold, -held, total), tail,
     }, '\0'))
-    finished[#finished + 1] = { key = holds_key, id = one.id, text = one.text }
+    finished[#finished + 1] = one
   end
-  local kept = reserved_text(text(total), lapses)
+  if ids == '' or count == #open then
+    count, lapses = #open, next_lapses
+  end
+  local kept = reserved_text(text(total), lapses, count - #over)
   if #over > 0 or kept ~= reserved then
     states[account_key] = account_text(text(balance), text(sequence), kept, expires, tier)
   end
@@ -80,30 +119,28 @@ end
 
 local epoch, closed = pass(call('GET', gate))
 local replies = {}
-for item = 1, (#KEYS - 2) / 2 do
-  replies[item] = closed or expire(epoch, KEYS[2 * item + 1], KEYS[2 * item + 2], ARGV[item + 2])
+for item = 1, #KEYS - 3 do
+  replies[item] = closed or expire(epoch, KEYS[item + 3], ARGV[2 * item + 1], ARGV[2 * item + 2])
 end
 
--- The holds that have expired are gone; how many of them, and why one was denied.
+-- The holds that have expired are gone; why that was denied.
 local function drop_holds()
+  local fields = {}
   for at, one in ipairs(finished) do
-    local problem = denial(redis.pcall('HDEL', one.key, one.id))
-    if problem then
-      return at - 1, problem
-    end
+    fields[at] = one.field
   end
-  return #finished
+  return #fields > 0 and denial(redis.pcall('HDEL', holds, unpack(fields))) or nil
 end
 
 -- The holds that were dropped are there again.
-local function take_back_holds(dropped)
-  for at = 1, dropped do
-    redis.pcall('HSET', finished[at].key, finished[at].id, finished[at].text)
+local function take_back_holds()
+  local words = {}
+  for at, one in ipairs(finished) do
+    words[2 * at - 1], words[2 * at] = one.field, one.text
   end
-end
-
-local function take_back_entry(entry)
-  redis.pcall('XDEL', journal, entry)
+  if #words > 0 then
+    redis.pcall('HSET', holds, unpack(words))
+  end
 end
 
 -- The accounts, in one command; why it was denied.
@@ -116,19 +153,18 @@ local function write_states(entry)
   return #words > 0 and denial(redis.pcall('MSET', unpack(words))) or nil
 end
 
-local entry, problem
+local section = { journal = journal }
+local problem
 if #items > 0 then
-  entry, problem = append(journal, epoch, now_us, 1, #items)
+  section.entry, problem = append(journal, epoch, now_us, 1, #items)
 end
 if not problem then
-  local dropped
-  dropped, problem = drop_holds()
-  problem = problem or write_states(entry)
+  problem = drop_holds() or write_states(section.entry)
   if problem then
-    take_back_holds(dropped)
+    take_back_holds()
   end
-  if problem and entry then
-    take_back_entry(entry)
+  if problem and section.entry then
+    take_back_entry(section)
   end
 end
 if problem then

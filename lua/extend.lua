@@ -1,13 +1,13 @@
 -- extend: give open holds more time, more credits, or both. Each item at most once.
 --
--- KEYS      journal, gate                 for each partition
---           account, record, holds        for each item
+-- KEYS      journal, gate, holds          for each partition
+--           account, record               for each item
 --
 -- ARGV[1]   now_us       microseconds, '' for the server's own time
 -- ARGV[2]   partitions   how many
 -- ARGV[3]   journal_max  entries a journal may have before charges, reservations and grants are refused, '' for any number
 -- ARGV[4…]  items        how many, for each partition
---           transaction_id, tail, terms, hold_id    for each item
+--           transaction_id, tail, terms, field      for each item
 --           fingerprint, ttl_ms, life_ms, audited, amount, hold_ms    at the place terms names
 --
 -- The hold keeps amount more, '0' for as much as before, and ends hold_ms from now, '' for when it did;
@@ -29,7 +29,8 @@
 --   a refusal  code and three details
 --   failed     why: the journal takes no entry, or the record or the holds cannot be read
 
-local KEYS_OF_ITEM = 3
+local KEYS_OF_PARTITION = 3
+local KEYS_OF_ITEM = 2
 local ARGUMENTS_OF_ITEM = 4
 
 --- @include "integer"
@@ -44,7 +45,7 @@ local ARGUMENTS_OF_ITEM = 4
 --- @include "holds"
 
 local function extend(item)
-  local account_key, account, record_key, record, transaction_id, tail, terms, hold_id =
+  local account_key, account, record_key, record, transaction_id, tail, terms, field =
     item_at(item)
   local amount, hold_ms = own_terms(terms, 2)
   local balance, _, reserved, expires, tier, balance_text, number =
@@ -64,16 +65,17 @@ local function extend(item)
   if not balance then
     return 'cold'
   end
-  local hold, problem = hold_at(item, hold_id)
-  if problem then
-    return 'failed\0' .. problem
+  if unread then
+    return 'failed\0' .. unread
   end
-  if not hold then
+  local found = hold_at(item, field)
+  if not found then
     return 'unknown_hold'
   end
-  local total, lapses = held_of(reserved)
+  local hold_id = hold_id_of(field)
+  local hold, total, lapses, open = hold_of(found), held_of(reserved)
   local others = total - hold.reserved
-  if others < 0 then
+  if others < 0 or open < 1 then
     return 'failed\0MALFORMED the account has less reserved than one of its holds'
   end
   if now_ms > hold.expires then
@@ -91,7 +93,7 @@ local function extend(item)
   local ends = hold_ms == '' and hold.expires or math.max(hold.expires, now_ms + integer(hold_ms))
   hold.amount, hold.reserved, hold.expires = hold.amount + more, hold.reserved + more, ends
   total = total + more
-  local kept = reserved_text(text(total), lapses and math.min(lapses, ends) or ends)
+  local kept = reserved_text(text(total), math.min(lapses, ends), open)
   local result = table.concat(
     { amount, text(hold.reserved), text(ends), balance_text, text(total) }, '\0'
   )
@@ -103,8 +105,8 @@ local function extend(item)
     account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
-  keep(item, hold_id, hold_text(hold))
+  keep(field, hold_text(hold), found)
   return 'ok\0' .. result
 end
 
-return batch(extend, HOLDS)
+return batch(extend, OPEN_HOLDS)

@@ -27,6 +27,7 @@
 --   a refusal  code and three details
 --   failed     why: the journal takes no entry, or the record or the charge cannot be read
 
+local KEYS_OF_PARTITION = 2
 local KEYS_OF_ITEM = 3
 local ARGUMENTS_OF_ITEM = 3
 
@@ -54,7 +55,8 @@ local function charge_of(key, user)
       return nil
     end
     charges[key] = {
-      user = user, charged = integer(outcome[3]), refunded = integer(outcome[4]), given_by = false,
+      user = user, charged = integer(outcome[3]), refunded = integer(outcome[4]),
+      partition = current, is_given = false,
     }
   end
   return charges[key].user == user and charges[key] or nil
@@ -95,15 +97,15 @@ local function refund(item)
   end
 
   if charge then
-    charge.refunded, charge.given_by = charge.refunded + integer(amount), item
+    charge.refunded, charge.is_given = charge.refunded + integer(amount), true
   end
   return add('refund', item, integer(amount))
 end
 
 -- What is known of a charge is loaded anew where it could not be brought up to date.
-local function write_charges(replies)
+local function write_charges(section)
   for key, charge in pairs(charges) do
-    if charge.given_by and match(replies[charge.given_by], '^ok') then
+    if charge.is_given and charge.partition == section.partition then
       local problem = denial(redis.pcall('HSET', key, 'refunded', text(charge.refunded)))
       if problem then
         return problem
@@ -112,9 +114,11 @@ local function write_charges(replies)
   end
 end
 
-local function take_back_charges()
-  for key in pairs(charges) do
-    redis.pcall('UNLINK', key)
+local function take_back_charges(section)
+  for key, charge in pairs(charges) do
+    if charge.partition == section.partition then
+      redis.pcall('UNLINK', key)
+    end
   end
 end
 

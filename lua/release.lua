@@ -1,13 +1,13 @@
 -- release: give up holds; what they still keep is available again. Each item at most once.
 --
--- KEYS      journal, gate                 for each partition
---           account, record, holds        for each item
+-- KEYS      journal, gate, holds          for each partition
+--           account, record               for each item
 --
 -- ARGV[1]   now_us       microseconds, '' for the server's own time
 -- ARGV[2]   partitions   how many
 -- ARGV[3]   journal_max  entries a journal may have before charges, reservations and grants are refused, '' for any number
 -- ARGV[4…]  items        how many, for each partition
---           transaction_id, tail, terms, hold_id    for each item
+--           transaction_id, tail, terms, field      for each item
 --           fingerprint, ttl_ms, life_ms, audited    at the place terms names
 --
 -- refuses, in this order:
@@ -22,7 +22,8 @@
 --   a refusal  code and three details
 --   failed     why: the journal takes no entry, or the record or the holds cannot be read
 
-local KEYS_OF_ITEM = 3
+local KEYS_OF_PARTITION = 3
+local KEYS_OF_ITEM = 2
 local ARGUMENTS_OF_ITEM = 4
 
 --- @include "integer"
@@ -37,7 +38,7 @@ local ARGUMENTS_OF_ITEM = 4
 --- @include "holds"
 
 local function release(item)
-  local account_key, account, record_key, record, transaction_id, tail, terms, hold_id =
+  local account_key, account, record_key, record, transaction_id, tail, terms, field =
     item_at(item)
   local balance, _, reserved, expires, tier, balance_text, number =
     account_of(account_key, account, epoch)
@@ -52,15 +53,17 @@ local function release(item)
   if not balance then
     return 'cold'
   end
-  local hold, problem = hold_at(item, hold_id)
-  if problem then
-    return 'failed\0' .. problem
+  if unread then
+    return 'failed\0' .. unread
   end
-  if not hold then
+  local found = hold_at(item, field)
+  if not found then
     return 'unknown_hold'
   end
-  local held, total, lapses = hold.reserved, held_of(reserved)
-  if total < held then
+  local hold_id = hold_id_of(field)
+  local hold, total, lapses, open = hold_of(found), held_of(reserved)
+  local held = hold.reserved
+  if total < held or open < 1 then
     return 'failed\0MALFORMED the account has less reserved than one of its holds'
   end
   if now_ms > hold.expires then
@@ -73,13 +76,13 @@ local function release(item)
     'release', transaction_id, balance_text, terms.fingerprint, terms.ttl_ms, terms.audited,
     hold_fields(hold_id, 'released', hold, -held, total - held), tail,
   }, '\0'))
-  local kept = reserved_text(text(total - held), lapses)
+  local kept = reserved_text(text(total - held), lapses, open - 1)
   post(
     account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
-  keep(item, hold_id, false)
+  keep(field, false, found)
   return 'ok\0' .. result
 end
 
-return batch(release, HOLDS)
+return batch(release, OPEN_HOLDS)

@@ -1,7 +1,7 @@
 -- reserve: keep credits of accounts for a charge to come, each item at most once.
 --
--- KEYS      journal, gate                 for each partition
---           account, record, holds        for each item
+-- KEYS      journal, gate, holds          for each partition
+--           account, record               for each item
 --
 -- ARGV[1]   now_us       microseconds, '' for the server's own time
 -- ARGV[2]   partitions   how many
@@ -29,9 +29,10 @@
 --   ok         amount, expires, balance, reserved
 --   replayed   transaction_id, amount, expires, balance, reserved
 --   a refusal  code and three details
---   failed     why: the journal takes no entry, or the record or the holds cannot be read
+--   failed     why: the journal takes no entry or the holds no hold, or the record cannot be read
 
-local KEYS_OF_ITEM = 3
+local KEYS_OF_PARTITION = 3
+local KEYS_OF_ITEM = 2
 local ARGUMENTS_OF_ITEM = 3
 
 --- @include "integer"
@@ -65,25 +66,9 @@ local function option_at(at, terms, judged)
     priced = '\0' .. judged .. '\0' .. raw_cost .. '\0' .. formula .. '\0',
     remembered = '\0' .. terms.ends .. '\0',
     hold = cost .. ' ' .. cost .. ' 0 ' .. ends .. ' ' .. terms.audited .. ' ' .. judged,
+    kept = reserved_text(cost, lapses, 1), -- where it is the only one
     result = cost .. '\0' .. ends .. '\0',
   }
-end
-
-local open_holds = {} -- by key: how many are open, with those of this call
-
--- How many holds of the user are open; or nil and why they cannot be counted.
-local function open_holds_at(key)
-  local open = open_holds[key]
-  if not open then
-    local outcome = redis.pcall('HLEN', key)
-    local problem = denial(outcome)
-    if problem then
-      return nil, problem
-    end
-    open = outcome
-    open_holds[key] = open
-  end
-  return open
 end
 
 local function reserve(item)
@@ -114,13 +99,8 @@ local function reserve(item)
   if cost == '!' then
     return refusal('reserve', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
   end
-  local held, lapses = held_of(reserved)
+  local held, lapses, open = held_of(reserved)
   local is_bound = option.open_max > 0
-  local holds_key = KEYS[OF_HOLD + item]
-  local open, problem = open_holds_at(holds_key)
-  if problem then
-    return 'failed\0' .. problem
-  end
   local is_full = is_bound and open >= option.open_max
   local is_short = is_bound and balance - held < option.amount
   if (is_full or is_short) and is_overdue(reserved, now_ms) then
@@ -134,8 +114,11 @@ local function reserve(item)
     return refusal('reserve', '', terms, tail, 'hold_limit', text(option.open_max))
   end
 
-  local total = text(held + option.amount)
-  local kept = reserved_text(total, math.min(lapses or option.lapses, option.lapses))
+  local total, kept = cost, option.kept
+  if reserved ~= '0' then
+    total = text(held + option.amount)
+    kept = reserved_text(total, math.min(lapses or option.lapses, option.lapses), open + 1)
+  end
   local result = option.result .. balance_text .. '\0' .. total
   journalled(
     'reserve\0' .. transaction_id .. '\0' .. balance_text .. option.common .. transaction_id
@@ -145,9 +128,8 @@ local function reserve(item)
     account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. result, terms.life_ms
   )
-  open_holds[holds_key] = open + 1
-  keep(item, transaction_id, option.hold)
+  keep(hold_field(user_of(tail), transaction_id), option.hold, false)
   return 'ok\0' .. result
 end
 
-return batch(reserve, HOLDS)
+return batch(reserve, NEW_HOLDS)

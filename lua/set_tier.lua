@@ -29,6 +29,7 @@
 --   a refusal  code and three details
 --   failed     why: the journal takes no entry, or the record cannot be read
 
+local KEYS_OF_PARTITION = 2
 local KEYS_OF_ITEM = 2
 local ARGUMENTS_OF_ITEM = 3
 

@@ -1,8 +1,9 @@
 """Idle accounts leave Redis, so that its memory follows the users who are active, not all there ever were.
 
 The worker goes round the keys of every server, some at a time, and has a script drop the accounts of its
-partitions that nobody has used for long enough and whose last change the ledger has. Whoever needs one
-of them again loads it. How long a key has not been used is what the server itself counts, in seconds.
+partitions that nobody has used for long enough, whose last change the ledger has, and that have no open
+holds. Whoever needs one of them again loads it. How long a key has not been used is what the server
+itself counts, in seconds.
 """
 
 from __future__ import annotations
@@ -71,9 +72,7 @@ class Eviction:
             named.setdefault(served_by[prefix], []).append(user)
         evicted = 0
         for partition, users in named.items():
-            keys = [partition.gate, partition.meta]
-            for user in users:
-                keys += (partition.account(user), partition.holds(user))
+            keys = (partition.gate, partition.meta, *map(partition.account, users))
             replies = await lane.run_script("evict", keys, ())
             evicted += replies.count(b"evicted")
         return evicted

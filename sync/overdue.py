@@ -8,7 +8,7 @@ ledger learns of it by the same way as of all others.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from credits_fast.calls.accounts import Accounts
 from credits_fast.calls.expiry import expire_holds
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Overdue"]
 
+_HoldsOf: TypeAlias = dict[bytes, list[bytes]]
+"""Ids of holds by their users."""
+
 _log = logging.getLogger(__name__)
 
-USERS_MAX: Final = 500
-"""Users whose holds are looked through at once."""
+HOLDS_MAX: Final = 500
+"""Holds that are looked at at once."""
 
 
 class Overdue:
@@ -48,7 +51,7 @@ class Overdue:
         self._accounts = Accounts(self._records, router)
 
     async def finish(self, numbers: Collection[int], now: datetime, now_us: bytes) -> int:
-        """How many holds were finished, in these partitions; a bounded number of users is looked at.
+        """How many holds were finished, in these partitions; a bounded number is looked at.
 
         A partition that is closed or whose server is away has its turn another time.
 
@@ -60,41 +63,43 @@ class Overdue:
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
-        users = await self._records.overdue_users(numbers, now, most=USERS_MAX)
-        by_partition: dict[int, list[bytes]] = {}
-        for user in users:
-            named = user.encode()
-            by_partition.setdefault(self._partitions.of(named).number, []).append(named)
+        overdue = await self._records.overdue_holds(numbers, now, most=HOLDS_MAX)
         finished = 0
-        for number, named_users in by_partition.items():
+        for number, holds_of in overdue.items():
+            named = {
+                user.encode(): [hold_id.encode() for hold_id in ids]
+                for user, ids in holds_of.items()
+            }
             try:
-                finished += await self._expire(self._partitions[number], named_users, now_us)
+                finished += await self._expire(self._partitions[number], named, now_us)
             except (PartitionFencedError, RedisUnavailableError) as error:
                 _log.debug("holds of partition %d are finished another time: %s", number, error)
         return finished
 
-    async def _expire(self, partition: PartitionKeys, users: list[bytes], now_us: bytes) -> int:
-        done = await self._expire_known(partition, users, now_us)
-        cold = [user for user, number in zip(users, done, strict=True) if number is None]
+    async def _expire(self, partition: PartitionKeys, holds_of: _HoldsOf, now_us: bytes) -> int:
+        done = await self._expire_known(partition, holds_of, now_us)
+        cold = {user: holds_of[user] for user, number in done.items() if number is None}
         for user in cold:
             await self._accounts.load(partition, user)
         if cold:
-            done += await self._expire_known(partition, cold, now_us)
-        return sum(number or 0 for number in done)
+            done |= await self._expire_known(partition, cold, now_us)
+        return sum(number or 0 for number in done.values())
 
     async def _expire_known(
-        self, partition: PartitionKeys, users: list[bytes], now_us: bytes
-    ) -> list[int | None]:
+        self, partition: PartitionKeys, holds_of: _HoldsOf, now_us: bytes
+    ) -> dict[bytes, int | None]:
         """As `expire_holds`; an account that does not fit its holds keeps nobody else waiting."""
         try:
-            return await expire_holds(self._router, partition, users, now_us)
+            numbers = await expire_holds(self._router, partition, holds_of, now_us)
+            return dict(zip(holds_of, numbers, strict=True))
         except (PartitionFencedError, RedisUnavailableError):
             raise
         except CreditsError as error:
-            if len(users) == 1:
-                _log.error(
-                    "holds of user %r cannot be finished: %s", users[0].decode(), error
-                )  # no traceback
-                return [0]
-        alone = [await self._expire_known(partition, [user], now_us) for user in users]
-        return [number for numbers in alone for number in numbers]
+            if len(holds_of) == 1:
+                (user,) = holds_of
+                _log.error("holds of user %r cannot be finished: %s", user.decode(), error)
+                return {user: 0}
+        done: dict[bytes, int | None] = {}
+        for user, ids in holds_of.items():
+            done |= await self._expire_known(partition, {user: ids}, now_us)
+        return done

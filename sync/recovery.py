@@ -29,13 +29,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from sqlalchemy import select
 
+from credits_fast.calls.open_holds import open_holds
 from credits_fast.ids import operation_id
 from credits_fast.ledger.database import reading
 from credits_fast.protocol.entries import Entry, EntryId, MalformedEntryError, decode
-from credits_fast.protocol.hold_wire import OpenHold
 from credits_fast.protocol.keys import FORMAT
 from credits_fast.protocol.wire import held, to_ms
-from credits_fast.resp import pack
 from credits_fast.sync.lease import Leases
 from credits_fast.sync.ledger import Ledger, LedgerRefusedError, PositionLostError
 from credits_fast.sync.repair import Repair, RepairWork
@@ -197,14 +196,13 @@ class Recovery:
         """Give the ledger what the accounts in Redis have, page by page."""
         sums = _Sums()
         epoch = await _epoch_of(work.lane, work.keys)
+        holds_of = await open_holds(work.lane.execute, work.keys)
         async for accounts in _accounts(work.lane, work.keys, epoch):
             await self._repair.create_users(work, accounts)
-            open_holds = await _open_holds(work.lane, work.keys, [*accounts])
-            there = await self._in_ledger(
-                [*accounts], {one for of_user in open_holds.values() for one in of_user}
-            )
+            named = {one for user in accounts for one in holds_of.get(user, ())}
+            there = await self._in_ledger([*accounts], named)
             found = [
-                settlement(user, account, open_holds[user], there[user], operation_id())
+                settlement(user, account, holds_of.get(user, {}), there[user], operation_id())
                 for user, account in accounts.items()
             ]
             items = numbered(item for of_user in found for item in of_user)
@@ -300,18 +298,3 @@ async def _accounts(
             yield found
         if cursor == b"0":
             return
-
-
-async def _open_holds(
-    lane: Lane, keys: PartitionKeys, names: Sequence[str]
-) -> dict[str, dict[str, OpenHold]]:
-    """The open holds of users as Redis has them."""
-    looks = [pack((b"HGETALL", keys.holds(name.encode()))) for name in names]
-    replies = await lane.execute_all(*looks)
-    return {
-        name: {
-            hold_id.decode(): OpenHold.parse(hold_id, text)
-            for hold_id, text in zip(reply[::2], reply[1::2], strict=True)
-        }
-        for name, reply in zip(names, replies, strict=True)
-    }

@@ -243,7 +243,7 @@ class Repair:
         await self.move(work.claim, work.epoch, first, stamp(first, fields))
         reply = await work.lane.run_script(
             "begin",
-            (work.keys.gate, work.keys.meta, work.keys.journal),
+            (work.keys.gate, work.keys.meta, work.keys.journal, work.keys.holds),
             (
                 b"%d" % work.epoch,
                 first.encode(),

@@ -20,7 +20,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from credits_fast.calls.accounts import Accounts
 from credits_fast.calls.operations import GRACE_MS
@@ -102,8 +102,14 @@ class Reversals:
         return len(done)
 
     async def _due(self, numbers: Collection[int]) -> Sequence[Any]:
-        """What is to be reversed, the oldest first."""
+        """What is to be reversed, the oldest of every partition first.
+
+        So a partition that is closed keeps no other waiting.
+        """
         columns = reversals.c
+        turn = func.row_number().over(
+            partition_by=columns.partition, order_by=(columns.noted_at, columns.transaction_id)
+        )
         query = (
             select(
                 transactions.c.id,
@@ -116,7 +122,7 @@ class Reversals:
             )
             .join(transactions, transactions.c.id == columns.transaction_id)
             .where(columns.settled_at.is_(None), columns.partition.in_(numbers))
-            .order_by(columns.noted_at)
+            .order_by(turn, columns.partition)
             .limit(_AT_ONCE)
         )
         async with reading(self._database) as connection:

@@ -113,10 +113,11 @@ class Accounts:
             keys = (
                 partition.gate,
                 partition.meta,
+                partition.holds,
                 partition.account(user),
-                partition.holds(user),
             )
-            (reply,) = await lane.run_script("load", keys, (generation, *_arguments(row)))
+            facts = (generation, user, *_arguments(row))
+            (reply,) = await lane.run_script("load", keys, facts)
             status, *fields = reply.split(b"\0")
             error = closed(status, fields, partition.number)
             if error is not None:

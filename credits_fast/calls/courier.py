@@ -225,10 +225,10 @@ class Courier:
         """Have holds of the user finished whose time is over."""
         router, now_us = self._dispatcher.router, self._dispatcher.now_us()
         try:
-            await expire_holds(router, partition, (user,), now_us)
+            await expire_holds(router, partition, {user: ()}, now_us)
         except PartitionFencedError:
             await self._admission.open(partition)
-            await expire_holds(router, partition, (user,), now_us)
+            await expire_holds(router, partition, {user: ()}, now_us)
 
     async def _look(self, partition: PartitionKeys, user: bytes) -> tuple[HeldAccount, int] | None:
         look = pack((b"MGET", partition.account(user), partition.gate))

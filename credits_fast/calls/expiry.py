@@ -11,7 +11,7 @@ from credits_fast.errors import ScriptFailedError
 from credits_fast.protocol.wire import COLD, closed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping
 
     from credits_fast.protocol.keys import PartitionKeys
     from credits_fast.servers.routing import Router
@@ -24,14 +24,18 @@ _TAIL: Final = b"%b\0expire\0\0\0"
 
 
 async def expire_holds(
-    router: Router, partition: PartitionKeys, users: Sequence[bytes], now_us: bytes
+    router: Router,
+    partition: PartitionKeys,
+    holds_of: Mapping[bytes, Collection[bytes]],
+    now_us: bytes,
 ) -> list[int | None]:
     """How many holds of each user were finished; None where Redis does not know the account.
 
     Args:
         router: Which lane leads to a partition.
         partition: The partition of all of them.
-        users: The users, each once.
+        holds_of: Of each user the holds to look at; none to have all open ones of the partition looked
+            through, at about 0.1 microseconds of the server's time each.
         now_us: Microseconds since 1970, b"" for the server's own time.
 
     Raises:
@@ -39,10 +43,10 @@ async def expire_holds(
         ScriptFailedError: An account does not fit its holds, or the journal takes no entry.
         RedisUnavailableError: The server cannot be reached.
     """
-    keys: list[bytes] = [partition.journal, partition.gate]
-    for user in users:
-        keys += (partition.account(user), partition.holds(user))
-    arguments = (now_us, b"%d" % EXPIRED_MAX, *(_TAIL % user for user in users))
+    accounts = map(partition.account, holds_of)
+    keys = (partition.journal, partition.gate, partition.holds, *accounts)
+    items = [part for user, ids in holds_of.items() for part in (_TAIL % user, b"\0".join(ids))]
+    arguments = (now_us, b"%d" % EXPIRED_MAX, *items)
     replies = await router.run_script(partition, "expire", keys, arguments)
     return [_number(reply, partition) for reply in replies]
 

@@ -165,7 +165,7 @@ _UNGUARDED_LOAD: Final = Mutant(
     breaks="I5",
     edits=(
         Edit("lua/load.lua", "if found and account_of(key, found, epoch) then", "if false then"),
-        Edit("lua/load.lua", "call('SET', key, account, 'NX')", "call('SET', key, account)"),
+        Edit("lua/load.lua", "(not found and call('EXISTS', key) == 0)", "true"),
     ),
 )
 _EPOCH_NOT_COMPARED: Final = Mutant(
@@ -404,7 +404,7 @@ _NOTHING_TAKEN_BACK: Final = Mutant(
     defect="What a script has written stays when a later write is denied.",
     scenario="acl-torn",
     breaks="I5",
-    edits=(Edit("lua/shared/batch.lua", "    take_back(written, accounts_before())\n", ""),),
+    edits=(Edit("lua/shared/batch.lua", "  take_back(written, accounts_before())\n", ""),),
 )
 _NO_REVERSAL: Final = Mutant(
     name="no-reversal",

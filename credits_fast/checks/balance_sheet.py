@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import ColumnElement, and_, func, select
 
 from credits_fast.amounts import to_credits
+from credits_fast.calls.open_holds import open_holds
 from credits_fast.checks.held import held_accounts
 from credits_fast.ledger.database import reading, snapshot
-from credits_fast.protocol.hold_wire import OpenHold
-from credits_fast.resp import pack
 from credits_fast.sync.tables import audit_logs, holds, micros_of, transactions, users
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from credits_fast.checks.held import Held
-    from credits_fast.protocol.keys import PartitionKeys, Partitions
+    from credits_fast.protocol.keys import Partitions
     from credits_fast.servers.routing import Router
 
 __all__ = ["BalanceSheet", "RedisComparison", "balance_sheet", "compare_redis"]
@@ -138,27 +138,24 @@ async def compare_redis(
         RedisUnavailableError: Redis cannot be reached.
     """
     recorded, kept = await _recorded(database)
+    there = await _open_holds(router, partitions)
     compared = drift = 0
     differing: dict[str, str] = {}
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
         rows = recorded[start : start + _LOOKS_AT_ONCE]
         accounts = await held_accounts(router, partitions, [row.id for row in rows])
-        with_holds: list[str] = []
         for row, held in zip(rows, accounts, strict=True):
             if held is None:
                 continue
             compared += 1
             drift += abs(held.balance - row.balance)
-            if held.reserved or row.id in kept:
-                with_holds.append(row.id)
-            problem = held.problem or _difference(held, row)
+            problem = (
+                held.problem
+                or _difference(held, row)
+                or _difference_of_holds(held, there.get(row.id, {}), kept.get(row.id, {}))
+            )
             if problem:
                 differing[row.id] = problem
-        for user, found in (await _open_holds(router, partitions, with_holds)).items():
-            if found != kept.get(user, {}):
-                differing.setdefault(
-                    user, f"Redis has the holds {found}, the ledger {kept.get(user)}"
-                )
     return RedisComparison(len(recorded), compared, differing, to_credits(drift))
 
 
@@ -183,23 +180,15 @@ async def _recorded(
     return rows, kept
 
 
-async def _open_holds(
-    router: Router, partitions: Partitions, names: Sequence[str]
-) -> dict[str, dict[str, int]]:
-    """What each open hold of these users keeps, as Redis has it."""
-    looks: list[tuple[PartitionKeys, bytes]] = []
-    for name in names:
-        user = name.encode()
-        partition = partitions.of(user)
-        looks.append((partition, pack((b"HGETALL", partition.holds(user)))))
-    replies = await router.replies(looks)
-    return {
-        name: {
-            one.hold_id: one.reserved
-            for one in (OpenHold.parse(*pair) for pair in zip(reply[::2], reply[1::2], strict=True))
-        }
-        for name, reply in zip(names, replies, strict=True)
-    }
+async def _open_holds(router: Router, partitions: Partitions) -> dict[str, dict[str, int]]:
+    """What each open hold of the users keeps, as Redis has it."""
+    found: dict[str, dict[str, int]] = {}
+    for partition in partitions:
+        for user, of_user in (
+            await open_holds(partial(router.execute, partition), partition)
+        ).items():
+            found[user] = {one.hold_id: one.reserved for one in of_user.values()}
+    return found
 
 
 def _difference(account: Held, row: Any) -> str:
@@ -211,6 +200,14 @@ def _difference(account: Held, row: Any) -> str:
         f"{to_credits(account.reserved)} reserved, the ledger {to_credits(row.balance)} at "
         f"{row.sequence} with {to_credits(row.reserved)}"
     )
+
+
+def _difference_of_holds(account: Held, there: dict[str, int], recorded: dict[str, int]) -> str:
+    if there != recorded:
+        return f"Redis has the holds {there}, the ledger {recorded}"
+    if account.open_holds != len(there):
+        return f"Redis counts {account.open_holds} open holds and has {len(there)}"
+    return ""
 
 
 _SUMS: Final = (

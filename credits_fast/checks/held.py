@@ -34,6 +34,7 @@ class Held(NamedTuple):
         sequence: The number of the user's last transaction.
         reserved: Micro-credits that open holds keep.
         problem: Why it cannot be read, "" where it can; then the numbers are 0.
+        open_holds: How many holds are open.
         entry: The journal entry of its last change, or the first of the epoch in which it was loaded.
     """
 
@@ -41,6 +42,7 @@ class Held(NamedTuple):
     sequence: int
     reserved: int = 0
     problem: str = ""
+    open_holds: int = 0
     entry: EntryId = EntryId((0, 0))
 
 
@@ -93,7 +95,13 @@ def _held(outcome: Reply, epoch: int | None) -> Held | None:
         return Held(0, 0, problem=_NO_ACCOUNT)
     if epoch is not None and account.epoch != epoch:
         return None
-    return Held(account.balance, account.sequence, account.reserved, entry=entry)
+    return Held(
+        account.balance,
+        account.sequence,
+        account.reserved,
+        open_holds=account.open_holds,
+        entry=entry,
+    )
 
 
 def _entry_of(account: bytes) -> EntryId:

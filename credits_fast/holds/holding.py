@@ -292,9 +292,10 @@ class Holding:
         """The hold as it is now, and what now is, in milliseconds."""
         operation = self._operations.new("reserve", user_id, "check", None, None)
         partition, hold = operation.partition, hold_id.encode()
+        field = hold_wire.hold_field(operation.user, hold)
         _, now_ms = await self._courier.account(partition, operation.user)
         found = await repeat(
-            lambda: self._router.execute(partition, b"HGET", partition.holds(operation.user), hold),
+            lambda: self._router.execute(partition, b"HGET", partition.holds, field),
             self._config.retry,
         )
         if found is None:

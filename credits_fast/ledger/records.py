@@ -174,28 +174,35 @@ class Records:
             row = found.one()
         return HoldStateRow(row.state, row.last_id)
 
-    async def overdue_users(
+    async def overdue_holds(
         self, partitions: Collection[int], now: datetime, *, most: int
-    ) -> list[str]:
-        """Users of these partitions with a hold that is open and over, those first that wait longest.
+    ) -> dict[int, dict[str, list[str]]]:
+        """Holds that are open and over, by partition and user, those first that wait longest.
+
+        Every partition has its turn: one that cannot finish any keeps no other waiting.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
         columns = holds.c
+        turn = func.row_number().over(
+            partition_by=columns.partition, order_by=(columns.expires_at, columns.id)
+        )
         query = (
-            select(columns.user_id)
+            select(columns.partition, columns.user_id, columns.id)
             .where(
                 columns.state == "reserved",
                 columns.expires_at < now,
                 columns.partition.in_(partitions),
             )
-            .group_by(columns.user_id)
-            .order_by(func.min(columns.expires_at))
+            .order_by(turn, columns.partition)
             .limit(most)
         )
+        found: dict[int, dict[str, list[str]]] = {}
         async with reading(self._database) as connection:
-            return [*(await connection.execute(query)).scalars()]
+            for row in await connection.execute(query):
+                found.setdefault(row.partition, {}).setdefault(row.user_id, []).append(row.id)
+        return found
 
     async def charge(self, user_id: str, transaction_id: str, partition: int) -> ChargeRow:
         """A charge and its refunds, as one snapshot with the partition's position.

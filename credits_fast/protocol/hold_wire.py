@@ -1,7 +1,7 @@
 """Holds as they travel: to script arguments, and from replies to results or errors. Pure.
 
-An open hold stands in Redis under its user, as a text that `lua/shared/hold.lua` draws; the ledger's
-row of it becomes that text again when a cold account is loaded.
+An open hold stands in Redis under its user and its id, as a text that `lua/shared/hold.lua` draws; the
+ledger's row of it becomes that text again when a cold account is loaded.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "captured",
     "extend_call",
     "extended",
+    "hold_field",
     "packed_holds",
     "release_call",
     "released",
@@ -67,7 +68,7 @@ class OpenHold(NamedTuple):
 
     @classmethod
     def parse(cls, hold_id: bytes, text: bytes) -> OpenHold:
-        """A field of the user's hash, read."""
+        """The text that stands in Redis, read."""
         amount, kept, captured, expires, audited, tier = text.decode().split(" ", 5)
         return cls(
             hold_id.decode(),
@@ -83,6 +84,11 @@ class OpenHold(NamedTuple):
         """The text that stands in Redis."""
         numbers = (self.amount, self.reserved, self.captured, self.expires_ms, int(self.audited))
         return f"{' '.join(map(str, numbers))} {self.tier}".encode()
+
+
+def hold_field(user: bytes, hold_id: bytes) -> bytes:
+    """Under what a hold stands in the hash of its partition."""
+    return user + b"\0" + hold_id
 
 
 def packed_holds(holds: Iterable[OpenHold]) -> bytes:
@@ -106,7 +112,6 @@ def reserve_call(operation: Operation, quote: Quote, *, hold_ms: int, open_max: 
         "reserve",
         _reserve_terms(hold_ms, open_max, quote.packed),
         extra=quote.variables,
-        own_key=operation.partition.holds(operation.user),
     )
 
 
@@ -118,22 +123,19 @@ def capture_call(
         "capture",
         _capture_terms("1" if final else "0", above, quote.packed),
         extra=quote.variables,
-        own_key=operation.partition.holds(operation.user),
-        argument=hold_id,
+        argument=hold_field(operation.user, hold_id),
     )
 
 
 def extend_call(operation: Operation, hold_id: bytes, *, micros: int, hold_ms: int | None) -> Call:
     """So many micro-credits more for a hold, and so much time from now; None for no more of it."""
     own = bulks((b"%d" % micros, b"" if hold_ms is None else b"%d" % hold_ms))
-    own_key = operation.partition.holds(operation.user)
-    return operation.call("extend", (2, own), own_key=own_key, argument=hold_id)
+    return operation.call("extend", (2, own), argument=hold_field(operation.user, hold_id))
 
 
 def release_call(operation: Operation, hold_id: bytes) -> Call:
     """The release of what a hold keeps."""
-    own_key = operation.partition.holds(operation.user)
-    return operation.call("release", (0, b""), own_key=own_key, argument=hold_id)
+    return operation.call("release", (0, b""), argument=hold_field(operation.user, hold_id))
 
 
 @lru_cache(maxsize=_TERMS_KEPT)

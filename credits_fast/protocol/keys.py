@@ -6,7 +6,7 @@
     {<namespace>:<partition>.<salt>}:a:<user>      account   string  one per active user
     {<namespace>:<partition>.<salt>}:i:<digest>    record    string  one per remembered operation
     {<namespace>:<partition>.<salt>}:f:<charge>    refunded  hash    one per charge refunded by its id
-    {<namespace>:<partition>.<salt>}:h:<user>      holds     hash    one per user with open holds
+    {<namespace>:<partition>.<salt>}:h             holds     hash    one per partition with open holds
     {<namespace>:<partition>.<salt>}:w             mark      string  for a second, behind a call that waits
 
 What stands between the braces is the hash tag: all keys of a partition share one slot of a cluster,
@@ -112,9 +112,10 @@ class PartitionKeys:
         """What has been given back of a charge."""
         return self.tag + b":f:" + transaction_id
 
-    def holds(self, user: bytes) -> bytes:
-        """A user's open holds; they belong to the account, and are loaded with it."""
-        return self.tag + b":h:" + user
+    @cached_property
+    def holds(self) -> bytes:
+        """The open holds of the partition's users; they belong to accounts, and are loaded with them."""
+        return self.tag + b":h"
 
 
 class Partitions:

@@ -86,6 +86,8 @@ UNKNOWN_HOLD: Final = b"unknown_hold"
 
 _MILLISECOND: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_OF_HOLDS: Final = frozenset({"reserve", "extend", "capture", "release"})
+"""The verbs that have the key of the partition's holds besides the two that every verb has."""
 _KEYS_OF_PARTITION: Final = 2
 _ARGUMENTS_OF_CALL: Final = 3
 _ARGUMENTS_OF_ITEM: Final = 3
@@ -113,7 +115,8 @@ class HeldAccount(NamedTuple):
     One of an earlier epoch than its partition's is of a history that was lost.
 
     Attributes:
-        lapses_ms: The moment up to which no hold has expired, None where nothing is held.
+        lapses_ms: The moment up to which no hold has expired, None where none is open.
+        open_holds: How many holds are open.
     """
 
     epoch: int
@@ -123,6 +126,7 @@ class HeldAccount(NamedTuple):
     expires_ms: int | None
     tier: str | None
     lapses_ms: int | None = None
+    open_holds: int = 0
 
 
 class Call(NamedTuple):
@@ -337,7 +341,8 @@ def request(
             place += size
         items += (call.head, named, call.argument)
     own_keys = [call.own_key for call in calls if call.own_key]
-    key_count = _KEYS_OF_PARTITION * len(counts) + 2 * len(calls) + len(own_keys)
+    holds = [one.holds for one in partitions] if calls[0].script in _OF_HOLDS else []
+    key_count = _KEYS_OF_PARTITION * len(counts) + 2 * len(calls) + len(own_keys) + len(holds)
     return b"".join(
         (
             b"*%d\r\n" % (3 + key_count + place - 1),
@@ -347,6 +352,7 @@ def request(
             *[call.account for call in calls],
             *[call.record for call in calls],
             *own_keys,
+            bulks(holds),
             bulks((now_us, b"%d" % len(counts), journal_max)),
             bulks([b"%d" % count for count in counts]),
             *items,
@@ -436,7 +442,7 @@ def tier_changed(reply: bytes, operation: Operation, change: TierChange) -> Tier
 def held(account: bytes) -> HeldAccount:
     """An account as Redis holds it, read."""
     entry, balance, reserved, sequence, expires, tier = account.decode().split(" ", 5)
-    amount, _, lapses = reserved.partition("/")
+    amount, lapses, open_holds = (*reserved.split("/"), "", "")[:3]
     return HeldAccount(
         int(entry.partition("-")[0]),
         int(balance),
@@ -445,6 +451,7 @@ def held(account: bytes) -> HeldAccount:
         int(expires) if expires else None,
         tier or None,
         int(lapses) if lapses else None,
+        int(open_holds or 0),
     )
 
 

@@ -5,8 +5,8 @@
 --
 -- entry is the journal entry of the last change, the first of its epoch where the account was loaded;
 -- expires is in milliseconds, negative before 1970; without a membership expires and tier are empty.
--- Where reserved is not zero it has `/` and a moment behind it, in milliseconds, up to which no hold of
--- it has expired.
+-- Where holds are open, reserved has two numbers more, each behind a `/`: a moment in milliseconds, up
+-- to which none of them has expired, and how many they are.
 --
 -- An account of an earlier epoch is of a history that was lost: as good as absent.
 
@@ -37,21 +37,25 @@ local function has_expired(expires, now_ms)
   return expires ~= '' and now_ms > expires + 0
 end
 
--- What is held, as a number; and the moment up to which no hold of it has expired.
+-- What is held, as a number; the moment up to which no hold has expired, nil where none is open; and how
+-- many are.
 local function held_of(reserved)
   if reserved == '0' then
-    return 0
+    return 0, nil, 0
   end
-  local amount, lapses = match(reserved, '^(%d+)/?(%d*)$')
-  return amount + 0, lapses ~= '' and lapses + 0 or nil
+  local amount, lapses, open = match(reserved, '^(%d+)/?(%d*)/?(%d*)$')
+  if open == '' then
+    return amount + 0, nil, 0
+  end
+  return amount + 0, lapses + 0, open + 0
 end
 
--- What is held, given as text, with the moment behind it.
-local function reserved_text(amount, lapses)
-  if amount == '0' or not lapses then
+-- What is held, given as text, with the other two.
+local function reserved_text(amount, lapses, open)
+  if open == 0 then
     return amount
   end
-  return amount .. '/' .. text(lapses)
+  return amount .. '/' .. text(lapses) .. '/' .. text(open)
 end
 
 -- Whether a hold may have expired whose credits still count as reserved.
@@ -62,5 +66,6 @@ end
 
 -- What is held as a refusal tells it: nothing where nothing is.
 local function told_held(reserved)
-  return reserved ~= '0' and text((held_of(reserved))) or nil
+  local amount = held_of(reserved)
+  return amount > 0 and text(amount) or nil
 end

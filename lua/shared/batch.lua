@@ -10,11 +10,12 @@ local KEYS, ARGV = KEYS, ARGV
 local now_us, now_ms = clock(ARGV[1])
 local partitions = tonumber(ARGV[2])
 local journal_max = tonumber(ARGV[3])
-local count = (#KEYS - 2 * partitions) / KEYS_OF_ITEM
+local count = (#KEYS - KEYS_OF_PARTITION * partitions) / KEYS_OF_ITEM
 local found = call('MGET', unpack(KEYS, partitions + 1, 2 * (partitions + count)))
 
 local terms_at = {}
--- Of the partition whose items are being decided.
+-- Of the partition whose items are being decided; current is its place among those of the call.
+local current
 local epoch
 local journal
 local full -- nil until it is asked for
@@ -69,48 +70,68 @@ local function accounts_before()
   return before
 end
 
--- Write what was decided; a partition whose journal takes no entry has failed, and nothing else. A
--- write that is denied after that fails all of them.
+-- Write the entry of a partition, and the verb's own keys; why that was denied.
+local function begin(section, own)
+  local problem
+  section.entry, problem =
+    append(section.journal, section.epoch, now_us, section.items_from, section.items_to)
+  if problem or not own then
+    return problem
+  end
+  problem = own.write(section)
+  if problem then
+    own.take_back(section)
+    take_back_entry(section)
+  end
+  return problem
+end
+
+-- Write what was decided; a partition whose journal or whose own keys of the verb take nothing has failed,
+-- and nothing else. A write that is denied after that fails all of them.
 local function commit(sections, replies, own)
   local written = {}
   for _, section in ipairs(sections) do
-    local problem
-    section.entry, problem =
-      append(section.journal, section.epoch, now_us, section.items_from, section.items_to)
+    local problem = begin(section, own)
     if problem then
       fail(section, replies, problem)
     else
       written[#written + 1] = section
     end
   end
-  local problem = own and own.write(replies) or write_accounts(written) or write_records(written)
-  if problem then
-    take_back(written, accounts_before())
+  local problem = write_accounts(written) or write_records(written)
+  if not problem then
+    return
+  end
+  take_back(written, accounts_before())
+  for _, section in ipairs(written) do
     if own then
-      own.take_back()
+      own.take_back(section)
     end
-    for _, section in ipairs(written) do
-      fail(section, replies, problem)
-    end
+    fail(section, replies, problem)
   end
 end
 
--- The replies of `decide` to all items, after what it decided was written. own writes, and takes back,
--- the verb's own keys.
+-- The replies of `decide` to all items, after what it decided was written. own looks at the verb's own
+-- keys, writes them, and takes them back.
 local function batch(decide, own)
+  local look = own and own.look
   local replies, sections, last = {}, {}, 0
   for partition = 1, partitions do
     local closed
     epoch, closed = pass(found[partition])
-    journal, full = KEYS[partition], nil
+    current, journal, full = partition, KEYS[partition], nil
     local first, items_from, posted_from = last + 1, #items + 1, #posted + 1
     last = last + tonumber(ARGV[3 + partition])
+    if look and not closed then
+      look(partition, first, last)
+    end
     for item = first, last do
       replies[item] = closed or decide(item)
     end
     if #items >= items_from then
       sections[#sections + 1] = {
-        journal = journal, epoch = epoch, entry = false, first = first, last = last,
+        partition = partition, journal = journal, epoch = epoch, entry = false,
+        first = first, last = last,
         items_from = items_from, items_to = #items, posted_from = posted_from, posted_to = #posted,
       }
     end

@@ -1,5 +1,6 @@
--- hold: credits of an account that are kept for a charge to come. A user's open holds stand in one
--- hash, each under its id, as a text:
+-- hold: credits of an account that are kept for a charge to come. The open holds of a partition stand in
+-- one hash, each under its user, NUL and its id, so that one command reads those of a call and one
+-- writes them. A hold is a text:
 --
 --   amount reserved captured expires audited tier      separated by a blank
 --
@@ -7,8 +8,22 @@
 -- is in milliseconds. audited is as the reservation had it, for nobody asks for an expiry. tier is the
 -- one whose price was reserved, '' for none; a capture is priced for it, whatever has become of it.
 --
--- The hash belongs to the account: `load` writes both, and without an account of this epoch nobody
--- looks at it. A finished hold is not in it; the ledger knows what became of it.
+-- Holds belong to accounts: `load` writes both, an account that has any is not evicted, and `begin`,
+-- after which no account is known, leaves none. A finished hold is not there; the ledger knows what
+-- became of it.
+
+local function hold_field(user, id)
+  return user .. '\0' .. id
+end
+
+-- The user as the tail of an item names it.
+local function user_of(tail)
+  return match(tail, '^%Z*')
+end
+
+local function hold_id_of(field)
+  return match(field, '%z(.*)$')
+end
 
 -- amount, reserved, captured, expires, audited, tier; all as text.
 local function hold_parts(found)

@@ -1,71 +1,74 @@
--- holds: those of a batch. Later items of a call see what earlier ones did; the hashes are written at
--- the end, for the items that were journalled. Written as the first of what can be taken back.
+-- holds: those of a batch. Those that its items name, by their fields as the items' own argument, are
+-- read by one command a partition. Later items of a call see what earlier ones did; what became of them is
+-- written behind the journal entry.
 
-local OF_HOLD = 2 * (partitions + count) -- behind it are the keys of the users' holds, one an item
+local OF_HOLDS = 2 * (partitions + count) -- behind it are the keys of the holds, one a partition
 
-local states = {} -- by key, NUL, id: a hold as text, false where there is none, as found or changed
-local changes = {} -- item, key, id, text or false, and the same before; one after another, in order
-local OF_CHANGE = 5
-local written = 1 - OF_CHANGE -- where the last one stands that is written
+local states = {} -- by field: a hold as text, false where it is finished; only what has changed
+local changes = {} -- by partition: the fields that have changed, and what was found there before
+-- Of the partition whose items are being decided.
+local open_holds -- as found, one an item, false for none
+local before_first -- the item before its first
+local unread -- why the holds cannot be read
 
-local function set_hold(key, id, state)
-  if state then
-    return redis.pcall('HSET', key, id, state)
+-- Read the holds that the items of a partition are about; where that is denied, it stops its own items
+-- only.
+local function look(partition, first, last)
+  local fields, place = {}, partitions + 7 + ARGUMENTS_OF_ITEM * (first - 1)
+  for at = 1, last - first + 1 do
+    fields[at], place = ARGV[place], place + ARGUMENTS_OF_ITEM
   end
-  return redis.pcall('HDEL', key, id)
+  local outcome = redis.pcall('HMGET', KEYS[OF_HOLDS + partition], unpack(fields))
+  open_holds, before_first, unread = outcome, first - 1, denial(outcome)
 end
 
--- An open hold as text; false for one that is finished, or was never there; or nil and why it cannot be
--- read, which stops its own item only.
-local function hold_text_at(item, id)
-  local key = KEYS[OF_HOLD + item]
-  local place = key .. '\0' .. id
-  local found = states[place]
-  if found == nil then
-    local outcome = redis.pcall('HGET', key, id)
-    local problem = denial(outcome)
-    if problem then
-      return nil, problem
+-- The hold that an item is about, as text; false where it is finished, or was never there.
+local function hold_at(item, field)
+  local state = states[field]
+  if state == nil then
+    return open_holds[item - before_first]
+  end
+  return state
+end
+
+-- The next state of a hold: as text, or false where it is finished; found is the one before.
+local function keep(field, state, found)
+  if states[field] == nil then
+    local changed = changes[current] or { fields = {}, before = {} }
+    local size = #changed.fields + 1
+    changes[current] = changed
+    changed.fields[size], changed.before[size] = field, found
+  end
+  states[field] = state
+end
+
+-- Have the holds of a partition as they became, or as they were before; why that was denied.
+local function set_holds(partition, is_taken_back)
+  local key, changed = KEYS[OF_HOLDS + partition], changes[partition]
+  local words, dropped = {}, {}
+  for at, field in ipairs(changed and changed.fields or {}) do
+    local state, size = states[field], #words
+    if is_taken_back then
+      state = changed.before[at]
     end
-    found = outcome
-    states[place] = found
-  end
-  return found
-end
-
--- The same, read; nothing for none; or nil and why it cannot be read.
-local function hold_at(item, id)
-  local found, problem = hold_text_at(item, id)
-  return found and hold_of(found) or nil, problem
-end
-
--- The next state of a hold: as text, or false where it is finished. One that nobody has looked at is new.
-local function keep(item, id, state)
-  local key, size = KEYS[OF_HOLD + item], #changes
-  local place = key .. '\0' .. id
-  changes[size + 1], changes[size + 2], changes[size + 3] = item, key, id
-  changes[size + 4], changes[size + 5] = state, states[place] or false
-  states[place] = state
-end
-
--- Write the holds of the items that were journalled; why one was denied.
-local function write_holds(replies)
-  for at = 1, #changes, OF_CHANGE do
-    if string.sub(replies[changes[at]], 1, 2) == 'ok' then
-      local problem = denial(set_hold(changes[at + 1], changes[at + 2], changes[at + 3]))
-      if problem then
-        return problem
-      end
-      written = at
+    if state then
+      words[size + 1], words[size + 2] = field, state
+    else
+      dropped[#dropped + 1] = field
     end
   end
+  return #words > 0 and denial(redis.pcall('HSET', key, unpack(words)))
+    or #dropped > 0 and denial(redis.pcall('HDEL', key, unpack(dropped)))
+    or nil
 end
 
--- The holds as they were before.
-local function take_back_holds()
-  for at = written, 1, -OF_CHANGE do
-    set_hold(changes[at + 1], changes[at + 2], changes[at + 4])
-  end
+local function write_holds(section)
+  return set_holds(section.partition, false)
 end
 
-local HOLDS = { write = write_holds, take_back = take_back_holds }
+local function take_back_holds(section)
+  set_holds(section.partition, true)
+end
+
+local NEW_HOLDS = { write = write_holds, take_back = take_back_holds }
+local OPEN_HOLDS = { look = look, write = write_holds, take_back = take_back_holds }

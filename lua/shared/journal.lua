@@ -1,10 +1,10 @@
 -- journal: what was decided, gathered item by item and written at the end, in one order.
 --
--- Scripts do not roll back. So nothing is written before the last item is decided; then the journal
--- entries, one a partition (the only write that can be denied for want of memory); then the verb's own
--- keys; then the accounts; then the records of finished operations. Where one of these is denied, by a
--- permission that went away, what was written before it is taken back. What a call does in a partition
--- is done whole or not at all.
+-- Scripts do not roll back. So nothing is written before the last item is decided; then, a partition, the
+-- journal entry (the only write that can be denied for want of memory) and the verb's own keys; then the
+-- accounts; then the records of finished operations. Where one of these is denied, by a permission that
+-- went away, what was written before it is taken back. What a call does in a partition is done whole or
+-- not at all.
 
 local HAS_MSETEX = '@MSETEX@' == 'yes' -- Redis 8.4, Valkey 9.1
 
@@ -89,11 +89,15 @@ local function write_records(sections)
   end
 end
 
+local function take_back_entry(section)
+  redis.pcall('XDEL', section.journal, section.entry)
+end
+
 -- Take back entries, records and accounts, by the commands that have just been allowed; before has the
 -- accounts as they were, by their keys.
 local function take_back(sections, before)
   for _, section in ipairs(sections) do
-    redis.pcall('XDEL', section.journal, section.entry)
+    take_back_entry(section)
     for at = section.posted_from, section.posted_to, 4 do
       redis.pcall('UNLINK', posted[at + 1])
       redis.pcall('MSET', posted[at], before[posted[at]])

@@ -100,9 +100,12 @@ def shared(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", BATCHED)
-def test_a_verb_brings_as_many_keys_an_item_as_its_header_says(name: str) -> None:
-    documented = re.search(r"^ +([\w, ]+?) +for each item\n\n", header(name), re.MULTILINE)
-    said = re.search(r"^local KEYS_OF_ITEM = (\d)$", body(name), re.MULTILINE)
+@pytest.mark.parametrize("of", ["PARTITION", "ITEM"])
+def test_a_verb_brings_as_many_keys_as_its_header_says(name: str, of: str) -> None:
+    keys = re.search(r"^KEYS(.+?)\n\n", header(name), re.MULTILINE | re.DOTALL)
+    assert keys is not None
+    documented = re.search(rf"^ +([\w, ]+?) +for each {of.lower()}$", keys[1], re.MULTILINE)
+    said = re.search(rf"^local KEYS_OF_{of} = (\d)$", body(name), re.MULTILINE)
 
     assert documented is not None
     assert said is not None
@@ -213,7 +216,7 @@ def test_the_key_map_is_the_one_of_the_code() -> None:
 
     keys = Partitions("ns", 1)[0]
     readme = (LUA / "README.md").read_text(encoding="utf-8")
-    named = (keys.gate, keys.meta, keys.journal, keys.mark)
+    named = (keys.gate, keys.meta, keys.journal, keys.holds, keys.mark)
     families = {name.split(b"}:")[1][:1].decode() for name in named}
     families |= {
         name.split(b"}:")[1][:1].decode()
@@ -221,7 +224,6 @@ def test_the_key_map_is_the_one_of_the_code() -> None:
             keys.account(b"u"),
             keys.record(b"u", b"k"),
             keys.refunded(b"t"),
-            keys.holds(b"u"),
         )
     }
     assert families == set(re.findall(r"^\| `\{ns:p\.salt\}:(\w)", readme, re.MULTILINE))

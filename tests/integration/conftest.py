@@ -43,3 +43,11 @@ async def sqlite_kit(
     """The same on SQLite only, for what does not touch SQL much."""
     async with kit_on(CONFIG, redis_endpoint, sqlite_database, None) as opened:
         yield opened
+
+
+def user_elsewhere(kit: CreditsKit, user: str) -> str:
+    """A user of another partition than this one's."""
+    partitions = kit.engine.partitions
+    there = partitions.of(user.encode())
+    names = (f"user-{number}" for number in range(100))
+    return next(name for name in names if partitions.of(name.encode()) is not there)

@@ -27,12 +27,14 @@ from credits_fast import (
     UserNotFoundError,
 )
 from credits_fast.checks.balance_sheet import balance_sheet, compare_redis
+from credits_fast.ledger.records import Records
+from credits_fast.protocol.hold_wire import hold_field
 from credits_fast.servers.lane import Endpoint
 from credits_fast.sync.ledger import Ledger
 from credits_fast.sync.tables import holds, users
 from credits_fast.sync.worker import SyncWorker
 from credits_fast.testing import Clock, CreditsKit, kit_on
-from tests.integration.conftest import CONFIG
+from tests.integration.conftest import CONFIG, user_elsewhere
 
 AT_ONCE: dict[str, Any] = {**CONFIG, "sync": {"expire_ms": 0}}
 """Holds that are over are looked for in every step."""
@@ -444,12 +446,31 @@ async def test_a_cold_account_is_loaded_so_that_its_holds_can_expire(
     await kit.engine.reserve("ada", "image")
     await kit.sync()
     lane, keys = await kit.engine.lane(), kit.engine.partitions.of(b"ada")
-    await lane.execute(b"DEL", keys.account(b"ada"), keys.holds(b"ada"))
+    await lane.execute(b"DEL", keys.account(b"ada"), keys.holds)
 
     clock.advance(hours=1)
 
     assert ["expired"] == await states(kit)
     await kit.assert_balanced()
+
+
+async def test_every_partition_has_its_turn_however_many_holds_of_an_other_are_over(
+    timed: tuple[CreditsKit, Clock],
+) -> None:
+    """One that is closed would keep all others waiting."""
+    kit, clock = timed
+    other = user_elsewhere(kit, "ada")
+    for user in ("ada", other):
+        await kit.engine.create_user(user, credits=100)
+    for user in ("ada", "ada", "ada", other):
+        await kit.engine.reserve(user, "image")
+        clock.advance(seconds=1)
+    await kit.sync()
+    clock.advance(hours=1)
+
+    overdue = await Records(kit.database).overdue_holds(range(4), clock(), most=2)
+
+    assert {"ada", other} == {user for users in overdue.values() for user in users}
 
 
 async def test_an_extended_hold_ends_when_its_extension_says(
@@ -541,7 +562,7 @@ async def test_a_cold_account_comes_back_with_its_open_holds(kit: CreditsKit) ->
     await credits.release("ada", made[1].hold_id)
     await kit.sync()
     lane, keys = await credits.lane(), credits.partitions.of(b"ada")
-    await lane.execute(b"DEL", keys.account(b"ada"), keys.holds(b"ada"))
+    await lane.execute(b"DEL", keys.account(b"ada"), keys.holds)
 
     first = await credits.capture("ada", "image", made[0].hold_id)
     assert (10, 85) == (first.cost, first.balance_after)
@@ -687,14 +708,21 @@ async def test_the_sheet_and_the_comparison_notice_holds_that_differ(kit: Credit
     made = await credits.reserve("ada", "image")
     await kit.assert_balanced()
     lane, keys = await credits.lane(), credits.partitions.of(b"ada")
-    text: bytes = await lane.execute(b"HGET", keys.holds(b"ada"), made.hold_id.encode())
+    field = hold_field(b"ada", made.hold_id.encode())
+    text: bytes = await lane.execute(b"HGET", keys.holds, field)
     other = text.replace(b" 20000000 0", b" 19000000 0")
-    await lane.execute(b"HSET", keys.holds(b"ada"), made.hold_id.encode(), other)
+    await lane.execute(b"HSET", keys.holds, field, other)
 
     compared = await compare_redis(kit.database, credits.router, credits.partitions)
     assert ["ada"] == [*compared.differing]
 
-    await lane.execute(b"HSET", keys.holds(b"ada"), made.hold_id.encode(), text)
+    await lane.execute(b"HSET", keys.holds, field, text)
+    account: bytes = await lane.execute(b"GET", keys.account(b"ada"))
+    await lane.execute(b"SET", keys.account(b"ada"), re.sub(rb"/1 ", b"/2 ", account))
+    compared = await compare_redis(kit.database, credits.router, credits.partitions)
+    assert {"ada": "Redis counts 2 open holds and has 1"} == compared.differing
+
+    await lane.execute(b"SET", keys.account(b"ada"), account)
     await kit.assert_balanced()
     async with kit.database.begin() as connection:
         await connection.execute(update(holds).values(reserved=Decimal(19)))

@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import RefundExceedsChargeError
 from credits_fast.servers.lane import Endpoint
+from credits_fast.sync import reversal
 from credits_fast.sync.reversal import REVERSAL, reversal_id
 from credits_fast.sync.tables import idempotency_records, reversals
 from credits_fast.testing import CreditsKit, kit_on
-from tests.integration.conftest import CONFIG
+from tests.integration.conftest import CONFIG, user_elsewhere
 
 AT_ONCE: Final[dict[str, Any]] = {**CONFIG, "sync": {"expire_ms": 0}}
 
@@ -29,11 +30,11 @@ async def prompt(database: AsyncEngine, redis_endpoint: Endpoint) -> AsyncIterat
         yield opened
 
 
-async def forget(kit: CreditsKit, key: str) -> None:
+async def forget(kit: CreditsKit, key: str, user: str = "ada") -> None:
     """Redis loses the record of a key."""
-    partition = kit.engine.partitions.of(b"ada")
+    record = kit.engine.partitions.of(user.encode()).record(user.encode(), b"key:" + key.encode())
     lane = await kit.engine.lane()
-    assert 1 == await lane.execute(b"DEL", partition.record(b"ada", b"key:" + key.encode()))
+    assert 1 == await lane.execute(b"DEL", record)
 
 
 async def noted(kit: CreditsKit) -> list[tuple[str, str, bool]]:
@@ -112,6 +113,28 @@ async def test_a_reversal_happens_once_however_often_it_is_asked_for(
     actions = [row.action for row in await prompt.transactions("ada")]
     assert 1 == actions.count(REVERSAL)
     await prompt.assert_balanced()
+
+
+async def test_every_partition_has_its_turn_however_much_an_other_has_waiting(
+    database: AsyncEngine, redis_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is closed would keep all others waiting."""
+    monkeypatch.setattr(reversal, "_AT_ONCE", 2)
+    config = {**CONFIG, "sync": {"expire_ms": 3_600_000}}  # nothing is settled meanwhile
+    async with kit_on(config, redis_endpoint, database, None) as kit:
+        other = user_elsewhere(kit, "ada")
+        for user in ("ada", other):
+            await kit.engine.create_user(user, credits=1_000)
+        await kit.sync()
+        for user, key in (("ada", "a"), ("ada", "b"), ("ada", "c"), (other, "d")):
+            await kit.engine.charge(user, "image", idempotency_key=key)
+            await forget(kit, key, user)
+            await kit.engine.charge(user, "image", idempotency_key=key)
+            await kit.sync()
+
+        due = await kit.worker._reversals._due(range(4))
+
+        assert {("ada", "a"), (other, "d")} == {(row.user_id, row.key) for row in due}
 
 
 async def test_what_was_given_back_already_is_not_given_back_again(

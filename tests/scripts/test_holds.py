@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from credits_fast.calls.open_holds import open_holds as everyones_holds
 from credits_fast.prices.pricing import Option, Quote
 from credits_fast.protocol.entries import HoldFacts, HoldItem, TransactionItem
 from credits_fast.protocol.hold_wire import (
@@ -13,6 +15,7 @@ from credits_fast.protocol.hold_wire import (
     OpenHold,
     capture_call,
     extend_call,
+    hold_field,
     packed_holds,
     release_call,
     reserve_call,
@@ -67,21 +70,32 @@ def extend(
     return extend_call(bench.operation(operation_id), b"h1", micros=more, hold_ms=hold_ms)
 
 
-async def expire(bench: Bench, *users: str, most: int = 100, now_us: int = LATER_US) -> list[str]:
-    keys: list[bytes] = [bench.keys.journal, bench.keys.gate]
-    tails: list[bytes] = []
-    for user in users or ("ada",):
-        keys += (bench.keys.account(user.encode()), bench.keys.holds(user.encode()))
-        tails.append(bench.operation(user=user).tail())
-    arguments = (b"%d" % now_us, b"%d" % most, *tails)
-    replies = await bench.lane.run_script("expire", tuple(keys), arguments)
+async def expire(
+    bench: Bench,
+    *users: str,
+    most: int = 100,
+    now_us: int = LATER_US,
+    ids: Sequence[str] = (),
+) -> list[str]:
+    """Without ids of holds, all open ones are looked through."""
+    named = users or ("ada",)
+    accounts = [bench.keys.account(user.encode()) for user in named]
+    keys = (bench.keys.journal, bench.keys.gate, bench.keys.holds, *accounts)
+    listed = "\0".join(ids).encode()
+    items = [part for user in named for part in (bench.operation(user=user).tail(), listed)]
+    arguments = (b"%d" % now_us, b"%d" % most, *items)
+    replies = await bench.lane.run_script("expire", keys, arguments)
     return [reply.decode().replace("\0", " ") for reply in replies]
 
 
+async def put(bench: Bench, hold: OpenHold) -> None:
+    field = hold_field(b"ada", hold.hold_id.encode())
+    await bench.lane.execute(b"HSET", bench.keys.holds, field, hold.packed())
+
+
 async def open_holds(bench: Bench, user: str = "ada") -> dict[str, OpenHold]:
-    found = await bench.lane.execute(b"HGETALL", bench.keys.holds(user.encode()))
-    pairs = zip(found[::2], found[1::2], strict=True)
-    return {field.decode(): OpenHold.parse(field, text) for field, text in pairs}
+    found = await everyones_holds(bench.lane.execute, bench.keys)
+    return found.get(user, {})
 
 
 async def test_a_reservation_keeps_credits_and_leaves_the_balance(bench: Bench) -> None:
@@ -100,7 +114,7 @@ async def test_a_reservation_keeps_credits_and_leaves_the_balance(bench: Bench) 
         item.user_id,
         item.key,
     )
-    expected = {"b": "100", "s": "7", "t": "pro", "r": f"30/{ENDS}", "l": str(entry.id)}
+    expected = {"b": "100", "s": "7", "t": "pro", "r": f"30/{ENDS}/1", "l": str(entry.id)}
     assert expected == await bench.fields()
     assert {"h1": OpenHold("h1", 30, 30, 0, ENDS, audited=True, tier="pro")} == await open_holds(
         bench
@@ -113,9 +127,9 @@ RESERVE_REFUSALS: list[tuple[str, dict[str, Any], Quote, str]] = [
     ("no record", {}, UNPRICED, "cold"),
     ("an account", {"b": 4}, TIERS, "membership_required pro"),
     ("a tier", {"b": 4, "t": "pro"}, UNPRICED, "unpriced CODE {}"),
-    ("a price", {"b": 6, "r": f"3/{NOW_MS - 1}"}, TIERS, "overdue"),
-    ("time", {"b": 6, "r": f"3/{NOW_MS}"}, TIERS, "insufficient_credits 5 3 3"),
-    ("credits", {"b": 8, "r": f"3/{NOW_MS}"}, TIERS, "hold_limit 1"),
+    ("a price", {"b": 6, "r": f"3/{NOW_MS - 1}/1"}, TIERS, "overdue"),
+    ("time", {"b": 6, "r": f"3/{NOW_MS}/1"}, TIERS, "insufficient_credits 5 3 3"),
+    ("credits", {"b": 8, "r": f"3/{NOW_MS}/1"}, TIERS, "hold_limit 1"),
 ]
 
 
@@ -123,7 +137,7 @@ async def test_refusals_of_a_reservation_come_in_their_order(bench: Bench) -> No
     record = bench.operation("h1").record_key
     await bench.lane.execute(b"SET", record, b"other\0t0\0%d\0" % (NOW_MS + 1))
     other = OpenHold("h0", 3, 3, 0, NOW_MS, audited=True, tier="")
-    await bench.lane.execute(b"HSET", bench.keys.holds(b"ada"), b"h0", other.packed())
+    await put(bench, other)
     for repaired, account, quote, reply in RESERVE_REFUSALS:
         if repaired == "no record":
             await bench.lane.execute(b"DEL", record)
@@ -192,14 +206,17 @@ CAPTURES: list[tuple[int | Quote, bool, AboveHold, str, dict[str, str], int | No
     (WHOLE, True, "debt", "ok 40 60 40 0 1", {"b": "60", "s": "1"}, None),
     (10, True, "refuse", "ok 10 90 10 0 1", {"b": "90", "s": "1"}, None),
     (0, True, "refuse", "ok 0 100 0 0 1", {"b": "100", "s": "1"}, None),
-    (10, False, "debt", "ok 10 90 10 30 0", {"b": "90", "s": "1", "r": f"30/{ENDS}"}, 30),
+    (10, False, "debt", "ok 10 90 10 30 0", {"b": "90", "s": "1", "r": f"30/{ENDS}/1"}, 30),
     (130, True, "debt", "ok 130 -30 130 0 1", {"b": "-30", "s": "1"}, None),
-    (130, False, "debt", "ok 130 -30 130 0 0", {"b": "-30", "s": "1"}, 0),
+    (
+        *(130, False, "debt", "ok 130 -30 130 0 0"),
+        *({"b": "-30", "s": "1", "r": f"0/{ENDS}/1"}, 0),
+    ),
     (130, True, "cap", "ok 40 60 130 0 1", {"b": "60", "s": "1"}, None),
-    (130, False, "cap", "ok 40 60 130 0 0", {"b": "60", "s": "1"}, 0),
+    (130, False, "cap", "ok 40 60 130 0 0", {"b": "60", "s": "1", "r": f"0/{ENDS}/1"}, 0),
     (
         *(41, True, "refuse", "capture_exceeds_hold h1 41 40"),
-        *({"b": "100", "s": "0", "r": f"40/{ENDS}"}, 40),
+        *({"b": "100", "s": "0", "r": f"40/{ENDS}/1"}, 40),
     ),
 ]
 
@@ -264,13 +281,12 @@ async def test_refusals_of_a_capture_come_in_their_order(bench: Bench) -> None:
     assert "idempotency_key_conflict t0" == await reply(refused)
     await bench.lane.execute(b"DEL", record)
     assert "cold" == await reply(refused)
-    await bench.account(b=-9_000_000_000_000_000, r=f"4/{ENDS}")
+    await bench.account(b=-9_000_000_000_000_000, r=f"4/{ENDS}/1")
     assert "unknown_hold" == await reply(refused)
     hold = OpenHold("h1", 4, 4, 0, NOW_MS - 1, audited=True, tier="")
-    await bench.lane.execute(b"HSET", bench.keys.holds(b"ada"), b"h1", hold.packed())
+    await put(bench, hold)
     assert "hold_expired h1" == await reply(refused)
-    there = hold._replace(expires_ms=NOW_MS)
-    await bench.lane.execute(b"HSET", bench.keys.holds(b"ada"), b"h1", there.packed())
+    await put(bench, hold._replace(expires_ms=NOW_MS))
     assert "membership_required pro" == await reply(refused)
     assert "unpriced CODE {}" == await reply(UNPRICED)
     assert "capture_exceeds_hold h1 5 4" == await reply(5)
@@ -304,7 +320,7 @@ async def test_an_extension_keeps_more_for_longer_and_leaves_the_balance(bench: 
     assert isinstance(item, HoldItem)
     hold = HoldFacts("h1", "reserved", 34, 34, 0, longer, 4, 39)
     assert ("extend", "e1", 100, hold) == (*(item.verb, item.operation_id, item.balance), item.hold)
-    assert f"39/{ENDS}" == (await bench.fields())["r"]
+    assert f"39/{ENDS}/2" == (await bench.fields())["r"]
     found = (await open_holds(bench))["h1"]
     assert OpenHold("h1", 34, 34, 0, longer, audited=True, tier="") == found
     assert ["expired 1"] == await expire(bench)
@@ -331,10 +347,10 @@ async def test_a_hold_that_kept_nothing_more_can_expire_once_it_keeps_something_
     await bench.account(b=10)
     await bench.run(reserve(bench, 4))
     await bench.run(capture(bench, 4, final=False))
-    assert "r" not in await bench.fields()
+    assert f"0/{ENDS}/1" == (await bench.fields())["r"]
 
     assert [f"ok 3 3 {ENDS} 6 3"] == await bench.run(extend(bench, 3))
-    assert f"3/{ENDS}" == (await bench.fields())["r"]
+    assert f"3/{ENDS}/1" == (await bench.fields())["r"]
     charge = charge_call(bench.operation("t2"), priced(6))
     assert ["overdue"] == await bench.run(charge, now_us=LATER_US)
 
@@ -350,9 +366,9 @@ async def test_refusals_of_an_extension_come_in_their_order(bench: Bench) -> Non
     assert ["unknown_hold"] == await bench.run(extend(bench, 5))
     await bench.run(reserve(bench, 4), reserve(bench, 2, "h2"))
     assert ["hold_expired h1"] == await bench.run(extend(bench, 5), now_us=LATER_US)
-    await bench.account(b=10, r=f"6/{NOW_MS - 1}")
+    await bench.account(b=10, r=f"6/{NOW_MS - 1}/2")
     assert ["overdue"] == await bench.run(extend(bench, 5))
-    await bench.account(b=10, r=f"6/{ENDS}")
+    await bench.account(b=10, r=f"6/{ENDS}/2")
     assert ["insufficient_credits 5 4 2"] == await bench.run(extend(bench, 5))
     assert [f"ok 4 8 {ENDS} 10 10"] == await bench.run(extend(bench, 4))
 
@@ -392,7 +408,7 @@ async def test_what_expired_is_available_again_and_journalled_once(bench: Bench)
     }
     assert {"h1": ("expire", "expired", -4, 0), "h2": ("expire", "expired", -3, 0)} == told
     assert [2] == [one.reserved for one in (await open_holds(bench)).values()]
-    assert f"2/{LATER_US // 1_000 + TTL_MS}" == (await bench.fields())["r"]
+    assert f"2/{LATER_US // 1_000 + TTL_MS}/1" == (await bench.fields())["r"]
     assert ["unknown_hold"] == await bench.run(capture(bench))
 
 
@@ -427,23 +443,28 @@ async def test_a_moment_that_is_too_early_is_put_right_without_an_entry(bench: B
     await bench.run(reserve(bench, 3, "h2"), now_us=LATER_US)
     await bench.run(capture(bench))
     before = await bench.journal()
-    assert f"3/{ENDS}" == (await bench.fields())["r"]
+    assert f"3/{ENDS}/1" == (await bench.fields())["r"]
 
     assert ["expired 0"] == await expire(bench)
-    assert f"3/{LATER_US // 1_000 + TTL_MS}" == (await bench.fields())["r"]
+    assert f"3/{LATER_US // 1_000 + TTL_MS}/1" == (await bench.fields())["r"]
     assert before == await bench.journal()
 
 
-async def test_an_account_that_does_not_fit_its_holds_stops_its_own_items(bench: Bench) -> None:
+@pytest.mark.parametrize("told", [f"3/{ENDS}/1", "3", "4"])
+async def test_an_account_that_does_not_fit_its_holds_stops_its_own_items(
+    bench: Bench, told: str
+) -> None:
     await bench.account(b=10)
     await bench.run(reserve(bench, 4))
-    await bench.account(r=f"3/{ENDS}")
+    await bench.account(r=told)
 
     replies = await bench.run(capture(bench), capture(bench, transaction_id="t2"))
     assert {"failed MALFORMED"} == {reply[:16] for reply in replies}
     assert (await bench.run(release(bench)))[0].startswith("failed MALFORMED")
     assert (await bench.run(extend(bench, 1)))[0].startswith("failed MALFORMED")
-    assert (await expire(bench))[0].startswith("failed MALFORMED")
+    assert (await expire(bench, ids=["h1"]))[0].startswith("failed MALFORMED")
+    if told != "4":  # else there is only a number to put right
+        assert (await expire(bench))[0].startswith("failed MALFORMED")
     assert 1 == len(await bench.journal())
 
 
@@ -470,41 +491,98 @@ async def test_what_a_hold_was_audited_as_its_expiry_is(bench: Bench) -> None:
     }
 
 
-async def test_loading_an_account_brings_its_open_holds_and_no_others(bench: Bench) -> None:
-    stale = OpenHold("old", 9, 9, 0, ENDS, audited=True, tier="")
-    await bench.lane.execute(b"HSET", bench.keys.holds(b"ada"), b"old", stale.packed())
+async def test_loading_an_account_brings_its_open_holds(bench: Bench) -> None:
     holds = [
         OpenHold("h1", 4, 4, 0, ENDS + 5, audited=True, tier="a tier"),
         OpenHold("h2", 9, 3, 6, ENDS, audited=False, tier=""),
     ]
-    keys = (bench.keys.gate, bench.keys.meta)
-    own = (bench.keys.account(b"ada"), bench.keys.holds(b"ada"))
+    keys = (bench.keys.gate, bench.keys.meta, bench.keys.holds, bench.keys.account(b"ada"))
     generation = await bench.lane.execute(b"HGET", bench.keys.meta, b"generation")
-    facts = (generation, b"10", b"7", b"2", b"", b"", packed_holds(holds))
+    facts = (generation, b"ada", b"10", b"7", b"2", b"", b"", packed_holds(holds))
 
-    assert [b"loaded"] == await bench.lane.run_script("load", (*keys, *own), facts)
+    assert [b"loaded"] == await bench.lane.run_script("load", keys, facts)
     assert {one.hold_id: one for one in holds} == await open_holds(bench)
-    assert f"7/{ENDS}" == (await bench.fields())["r"]
+    assert f"7/{ENDS}/2" == (await bench.fields())["r"]
     await bench.run(release(bench, hold_id="h2"))
-    assert [b"present"] == await bench.lane.run_script("load", (*keys, *own), facts)
+    assert [b"present"] == await bench.lane.run_script("load", keys, facts)
     assert ["h1"] == [*await open_holds(bench)]
 
 
-async def test_holds_of_an_epoch_that_was_lost_are_replaced_with_their_account(
-    bench: Bench,
-) -> None:
+async def test_a_new_epoch_begins_without_holds(bench: Bench) -> None:
     await bench.account(b=10)
     await bench.run(reserve(bench, 4))
-    await bench.gate(epoch="2")
+    await bench.lane.execute(b"UNLINK", bench.keys.gate)
+    begun = (bench.keys.gate, bench.keys.meta, bench.keys.journal, bench.keys.holds)
+    epoch = (b"2", b"2-0", b"%d" % NOW_US, b"1", b"0.1.0")
+    assert b"begun" == await bench.lane.run_script("begin", begun, epoch)
 
     assert ["cold"] == await bench.run(capture(bench))
-    keys = (bench.keys.gate, bench.keys.meta)
-    own = (bench.keys.account(b"ada"), bench.keys.holds(b"ada"))
-    generation = await bench.lane.execute(b"HGET", bench.keys.meta, b"generation")
-    facts = (generation, b"10", b"0", b"2", b"", b"", b"")
-    assert [b"loaded"] == await bench.lane.run_script("load", (*keys, *own), facts)
     assert {} == await open_holds(bench)
+    keys = (bench.keys.gate, bench.keys.meta, bench.keys.holds, bench.keys.account(b"ada"))
+    generation = await bench.lane.execute(b"HGET", bench.keys.meta, b"generation")
+    facts = (generation, b"ada", b"10", b"0", b"2", b"", b"", b"")
+    assert [b"loaded"] == await bench.lane.run_script("load", keys, facts)
     assert ["unknown_hold"] == await bench.run(capture(bench))
+
+
+async def test_of_named_holds_those_are_finished_that_are_over(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4, "h1"), reserve(bench, 3, "h2"))
+    await bench.run(reserve(bench, 2, "h3"), now_us=LATER_US)
+
+    assert ["expired 1"] == await expire(bench, ids=["h1", "h3", "nobody's"])
+    assert {"h2": 3, "h3": 2} == {
+        name: one.reserved for name, one in (await open_holds(bench)).items()
+    }
+    # The moment stays as it was: not all open holds were seen.
+    assert f"5/{ENDS}/2" == (await bench.fields())["r"]
+    assert ["expired 1"] == await expire(bench, ids=["h2", "h3"])
+    assert f"2/{LATER_US // 1_000 + TTL_MS}/1" == (await bench.fields())["r"]
+
+
+async def test_another_users_hold_is_not_named_by_its_id(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.account("bob", b=10)
+    await bench.run(reserve(bench, 4))
+
+    assert ["expired 0"] == await expire(bench, "bob", ids=["h1"])
+    other = capture_call(bench.operation("t1", user="bob"), b"h1", WHOLE, final=True, above="debt")
+    assert ["unknown_hold"] == await bench.run(other)
+    assert ["h1"] == [*await open_holds(bench)]
+
+
+@pytest.mark.parametrize("user", ["a*", "a?", "a[b]", "a\\", "a", "a^-z"])
+async def test_all_holds_of_a_user_are_found_among_those_of_others(bench: Bench, user: str) -> None:
+    """Whatever a pattern makes of the name."""
+    others = [name for name in ("a", "ab", "a*", "abc", "a-", "a]") if name != user]
+    for name in (user, *others):
+        await bench.account(name, b=10)
+        await bench.run(reserve(bench, 1, f"h-{name}", user=name))
+
+    assert ["expired 1"] == await expire(bench, user)
+    assert all([len(await open_holds(bench, name)) == 1 for name in others])
+    assert {} == await open_holds(bench, user)
+
+
+async def test_how_many_are_open_is_counted_anew_where_all_are_looked_at(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+    await bench.account(b=10, r=f"4/{NOW_MS}/7")
+
+    assert ["expired 0"] == await expire(bench, now_us=NOW_US)
+    assert f"4/{ENDS}/1" == (await bench.fields())["r"]
+
+
+async def test_a_hold_of_nothing_is_counted_and_its_time_ends_too(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 0))
+    assert f"0/{ENDS}/1" == (await bench.fields())["r"]
+    full = reserve(bench, 1, "h2", open_max=1)
+
+    assert ["hold_limit 1"] == await bench.run(full)
+    assert ["overdue"] == await bench.run(full, now_us=LATER_US)
+    assert ["expired 1"] == await expire(bench)
+    assert [f"ok 1 {LATER_US // 1_000 + TTL_MS} 10 1"] == await bench.run(full, now_us=LATER_US)
 
 
 async def test_a_journal_that_takes_no_entry_leaves_the_holds_as_they_were(bench: Bench) -> None:
@@ -518,4 +596,4 @@ async def test_a_journal_that_takes_no_entry_leaves_the_holds_as_they_were(bench
     assert (await bench.run(extend(bench, 1)))[0].startswith("failed")
     assert (await expire(bench))[0].startswith("failed")
     assert {"h1": 4} == {name: one.reserved for name, one in (await open_holds(bench)).items()}
-    assert f"4/{ENDS}" == (await bench.fields())["r"]
+    assert f"4/{ENDS}/1" == (await bench.fields())["r"]

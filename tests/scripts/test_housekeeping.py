@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from credits_fast.protocol.entries import RefusedItem
+from credits_fast.protocol.hold_wire import release_call, reserve_call
 from credits_fast.protocol.wire import charge_call, grant_call, refund_call
 from tests.scripts.conftest import NOW_US, Bench, priced
 
@@ -77,10 +78,10 @@ async def load(
     keys = (
         bench.keys.gate,
         bench.keys.meta,
+        bench.keys.holds,
         bench.keys.account(b"ada"),
-        bench.keys.holds(b"ada"),
     )
-    facts = (balance, b"2", b"7", b"pro", b"123", holds)
+    facts = (b"ada", balance, b"2", b"7", b"pro", b"123", holds)
     (reply,) = await bench.lane.run_script("load", keys, (known, *facts))
     return str(reply.decode())
 
@@ -96,7 +97,7 @@ async def begun(bench: Bench, *, epoch: bytes = b"2", closed: bool = True) -> st
     """Begin an epoch, as a repair does: the gate is closed first."""
     if closed:
         await bench.lane.execute(b"UNLINK", bench.keys.gate)
-    keys = (bench.keys.gate, bench.keys.meta, bench.keys.journal)
+    keys = (bench.keys.gate, bench.keys.meta, bench.keys.journal, bench.keys.holds)
     facts = (epoch, epoch + b"-0", b"%d" % NOW_US, b"1", b"0.1.0")
     reply = await bench.lane.run_script("begin", keys, facts)
     return str(reply.decode().replace("\0", " "))
@@ -169,22 +170,33 @@ async def recorded_charge(bench: Bench) -> None:
 
 
 async def evicted(bench: Bench) -> list[str]:
-    account, holds = bench.keys.account(b"ada"), bench.keys.holds(b"ada")
-    keys = (bench.keys.gate, bench.keys.meta, account, holds)
+    keys = (bench.keys.gate, bench.keys.meta, bench.keys.account(b"ada"))
     return [reply.decode() for reply in await bench.lane.run_script("evict", keys, ())]
 
 
-async def test_an_account_leaves_with_its_holds_and_nothing_of_it_stays(bench: Bench) -> None:
+async def test_an_account_leaves_and_nothing_of_it_stays(bench: Bench) -> None:
     await recorded_charge(bench)
-    holds = bench.keys.holds(b"ada")
-    await bench.lane.execute(b"HSET", holds, b"h", b"5 5 0 1 1 ")
 
     assert ["evicted"] == await evicted(bench)
 
     assert {} == await bench.fields()
-    assert 0 == await bench.lane.execute(b"EXISTS", holds)
     assert ["cold"] == await bench.run(charge_call(bench.operation("t2"), priced(1)))
     assert ["absent"] == await evicted(bench)
+
+
+@pytest.mark.parametrize("amount", [0, 5])
+async def test_an_account_with_open_holds_stays(bench: Bench, amount: int) -> None:
+    await recorded_charge(bench)
+    hold = bench.operation("h1")
+    await bench.run(reserve_call(hold, priced(amount), hold_ms=60_000, open_max=1))
+    await bench.meta(synced="1-2")
+    before = await generation_of(bench)
+
+    assert ["held"] == await evicted(bench)
+    assert before == await generation_of(bench)
+    await bench.run(release_call(bench.operation("o1"), b"h1"))
+    await bench.meta(synced="1-3")
+    assert ["evicted"] == await evicted(bench)
 
 
 @pytest.mark.parametrize("synced", ["1-0", "0-9"])

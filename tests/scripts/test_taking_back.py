@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from credits_fast.protocol.hold_wire import (
-    WHOLE,
     capture_call,
     extend_call,
     release_call,
@@ -90,12 +89,11 @@ def reservations(bench: Bench) -> list[Call]:
 
 
 def captures(bench: Bench) -> list[Call]:
-    """A part of one hold and then the rest of it, and all of another."""
+    """A part of one hold, and all of another."""
     made: list[Call] = []
-    for n, (user, final) in enumerate((("ada", False), ("ben", True), ("ada", True))):
-        operation, hold = bench.operation(f"c{n}", user=user), f"h-{user}".encode()
-        quote = WHOLE if final else priced(5)
-        made.append(capture_call(operation, hold, quote, final=final, above="debt"))
+    for user, final in (("ada", False), ("ben", True)):
+        operation, hold = bench.operation(f"c-{user}", user=user), f"h-{user}".encode()
+        made.append(capture_call(operation, hold, priced(5), final=final, above="debt"))
     return made
 
 
@@ -154,10 +152,11 @@ async def test_nothing_of_a_call_that_was_cut_short_is_left(
 async def test_an_expiry_that_was_cut_short_leaves_the_holds(bench: Bench, command: str) -> None:
     await prepared(bench)
     before = await everything(bench)
-    keys = [bench.keys.journal, bench.keys.gate]
-    for user in (b"ada", b"ben"):
-        keys += (bench.keys.account(user), bench.keys.holds(user))
-    arguments = (b"%d" % _LATER_US, b"9", b"ada\0expire\0\0\0", b"ben\0expire\0\0\0")
+    users = (b"ada", b"ben")
+    accounts = map(bench.keys.account, users)
+    keys = (bench.keys.journal, bench.keys.gate, bench.keys.holds, *accounts)
+    items = [part for user in users for part in (user + b"\0expire\0\0\0", b"")]
+    arguments = (b"%d" % _LATER_US, b"9", *items)
 
     async with denied(bench, command):
         replies = await bench.lane.run_script("expire", keys, arguments)
