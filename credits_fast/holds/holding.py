@@ -314,5 +314,5 @@ def _capture(
 
 def _checked_ttl(ttl_ms: int) -> int:
     if type(ttl_ms) is not int or not 1 <= ttl_ms <= _HOLD_MS_MAX:
-        raise InvalidArgumentError("ttl_ms", f"must be whole, 1 to {_HOLD_MS_MAX}, not {ttl_ms!r}")
+        raise InvalidArgumentError("ttl_ms", f"must be whole, 1 to {_HOLD_MS_MAX}")
     return ttl_ms

@@ -284,12 +284,10 @@ class Intents:
         async with reading(self._database) as connection:
             found = [Intent.of(row) for row in await connection.execute(of_rows)]
             alone = [_of_hold(row) for row in await connection.execute(of_holds)]
-        page = sorted(
-            # A hold that stands in for another one belongs to an intent that has a row.
-            [*found, *(intent for intent in alone if intent_of(intent.id) == intent.id)],
-            key=lambda intent: intent.id,
-        )[:most]
-        return OpenIntents(page, page[-1].id if len(page) == most else "")
+        page = sorted([*found, *alone], key=lambda intent: intent.id)[:most]
+        last_id = page[-1].id if len(page) == most else ""
+        # A hold that stands in for another one belongs to an intent that has a row.
+        return OpenIntents([one for one in page if intent_of(one.id) == one.id], last_id)
 
     # --- what was done --------------------------------------------------------------------------
 

@@ -350,8 +350,9 @@ async def test_what_reserve_and_capture_refuse_besides(sqlite_kit: CreditsKit) -
         await credits.reserve("ada", "members")
     with pytest.raises(MissingVariableError):
         await credits.reserve("ada", "chat", variables={"other": 1})
-    with pytest.raises(InvalidArgumentError, match="ttl_ms"):
-        await credits.reserve("ada", "image", ttl_ms=0)
+    for wrong in (0, -(10**5_000), 10**12):
+        with pytest.raises(InvalidArgumentError, match="ttl_ms"):
+            await credits.reserve("ada", "image", ttl_ms=wrong)
     made = await credits.reserve("ada", "image")
     with pytest.raises(CaptureExceedsHoldError) as refused:
         await credits.capture("ada", "image", made.hold_id, amount=21, above="refuse")

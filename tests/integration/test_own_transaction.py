@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -41,6 +42,7 @@ from credits_fast.ledger.database import connect
 from credits_fast.servers.lane import Endpoint, Lane
 from credits_fast.sync.tables import holds, intents
 from credits_fast.testing import CreditsKit, kit_on
+from credits_fast.transactions.intent_ids import stand_in
 from credits_fast.transactions.intents import Intents
 from credits_fast.transactions.own_transaction import Intended, OwnTransaction
 from credits_fast.transactions.settling import Settling
@@ -642,6 +644,35 @@ async def test_a_hold_for_an_intent_never_expires_by_time(
             query = select(holds.c.expires_at).where(holds.c.id == made.id)
             assert 7000 < (await connection.execute(query)).scalar_one().year
     await assert_settled(kit, credits=80)
+
+
+async def test_holds_that_stand_in_for_others_keep_no_intent_from_being_found(
+    kit: CreditsKit, session: AsyncSession
+) -> None:
+    """However many of them stay open, because they cannot be captured."""
+
+    async def rename(names: dict[str, str]) -> None:  # the ledger's side of it is enough
+        async with kit.database.begin() as connection:
+            for name, other in names.items():
+                renamed = update(holds).where(holds.c.id == name).values(id=other)
+                await connection.execute(renamed)
+
+    async with kit.engine.in_transaction(session) as purchase:
+        made = [await purchase.charge("ada", "image", amount=1) for _ in range(4)]
+        with patch.object(Settling, "sweep", _nothing):
+            await kit.sync()
+        *ids, last = sorted(one.id for one in made)
+        await rename({name: stand_in(name) for name in ids})
+        found: list[str] = []
+        after, any_time = "", datetime.now(UTC) + timedelta(days=1)
+        for _ in range(3):
+            page = await Intents(kit.database).unsettled(range(4), any_time, after, most=2)
+            found += [intent.id for intent in page.found]
+            after = page.last_id
+        await rename({stand_in(name): name for name in ids})
+
+    assert [last] == found
+    await assert_settled(kit, credits=96)
 
 
 async def test_an_intent_is_marked_only_where_the_ledger_has_its_effect(
