@@ -507,7 +507,7 @@ class CreditsEngine:
             UserNotFoundError: Neither Redis nor the ledger knows the user.
             TransactionNotFoundError: The user has no such charge.
             RefundExceedsChargeError: The refunds would pass the charge.
-            BalanceLimitError: The balance would pass the largest one.
+            BalanceLimitError: The balance, or the sum of the charge's refunds, would pass the largest one.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
             OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
@@ -738,6 +738,7 @@ class CreditsEngine:
             HoldExpiredError: Its time was over.
             InsufficientCreditsError: The available credits do not cover the amount. The hold is as
                 before; `reserved` is what the user's other holds keep.
+            BalanceLimitError: What was reserved for the hold in all would pass the largest sum.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
             OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.
@@ -795,7 +796,7 @@ class CreditsEngine:
             UndefinedActionError: The action has no price.
             MissingVariableError: The price formula needs a variable that is not given.
             FormulaEvaluationError: The price formula has no finite value.
-            BalanceLimitError: The debt would pass the largest one.
+            BalanceLimitError: The debt, or what was captured of the hold, would pass the largest one.
             IdempotencyKeyConflictError: The key was used for something else.
             InvalidArgumentError: An argument cannot be used.
             OutcomeUnknownError: The reply was lost; `resolve`, or the same key again, settles it.

@@ -570,21 +570,27 @@ class HoldLimitError(RefusedError):
 
 
 class BalanceLimitError(RefusedError):
-    """The balance would pass the largest one the library keeps exactly.
+    """The balance, or another sum, would pass the largest one the library keeps exactly.
 
     Attributes:
-        balance: The balance before the operation, in credits.
+        of: Which sum: `balance`; what was `refunded` of one charge; what was `captured` or `reserved` of
+            one hold, in all.
+        balance: The sum before the operation, in credits.
         amount: What should have been added, in credits.
     """
 
     code = "BALANCE_LIMIT"
 
-    def __init__(self, user_id: str, balance: Decimal, amount: Decimal) -> None:
+    def __init__(
+        self, user_id: str, balance: Decimal, amount: Decimal, of: str = "balance"
+    ) -> None:
         self.user_id = user_id
         self.balance = balance
         self.amount = amount
+        self.of = of
+        what = "has" if of == "balance" else f"has {of} in all"
         super().__init__(
-            f"user {user_id!r} has {plain(balance)} credits; "
+            f"user {user_id!r} {what} {plain(balance)} credits; "
             f"{plain(amount)} more would pass the limit",
         )
 

@@ -24,7 +24,7 @@
 --   membership_required        required tier, tier of the hold
 --   unpriced                   code, facts
 --   capture_exceeds_hold       hold_id, price, reserved
---   balance_limit              balance, cost
+--   balance_limit              balance, cost; or captured of the hold, cost, 'captured'
 --
 -- replies, one per item:
 --   ok         cost, balance_after, price, left, whether it is finished
@@ -35,7 +35,7 @@
 local KEYS_OF_PARTITION = 3
 local KEYS_OF_ITEM = 2
 local ARGUMENTS_OF_ITEM = 4
-local DEBT_MAX = 9e15
+local SUM_MAX = 9e15
 
 --- @include "integer"
 --- @include "clock"
@@ -120,8 +120,11 @@ local function capture(item)
   if price > held and option.above == 'cap' then
     cost, cost_text = held, held_text
   end
-  if balance - cost < -DEBT_MAX then
+  if balance - cost < -SUM_MAX then
     return refusal('capture', '', terms, tail, 'balance_limit', text(balance), cost_text)
+  end
+  if captured ~= '0' and captured + cost > SUM_MAX then
+    return refusal('capture', '', terms, tail, 'balance_limit', captured, cost_text, 'captured')
   end
 
   local taken, taken_text, left = held, held_text, '0'

@@ -22,6 +22,7 @@
 --   hold_expired               hold_id
 --   overdue
 --   insufficient_credits       required, available, reserved ('' for nothing)
+--   balance_limit              reserved of the hold in all, amount, 'reserved'
 --
 -- replies, one per item:
 --   ok         amount, kept, expires, balance, reserved
@@ -29,6 +30,7 @@
 --   a refusal  code and three details
 --   failed     why: the journal takes no entry, or the record or the holds cannot be read
 
+local SUM_MAX = 9e15
 local KEYS_OF_PARTITION = 3
 local KEYS_OF_ITEM = 2
 local ARGUMENTS_OF_ITEM = 4
@@ -88,6 +90,9 @@ local function extend(item)
     end
     local told = others > 0 and text(others) or nil
     return refusal('extend', amount, terms, tail, 'insufficient_credits', amount, text(available), told)
+  end
+  if hold.amount + more > SUM_MAX then
+    return refusal('extend', amount, terms, tail, 'balance_limit', text(hold.amount), amount, 'reserved')
   end
 
   local ends = hold_ms == '' and hold.expires or math.max(hold.expires, now_ms + integer(hold_ms))

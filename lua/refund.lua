@@ -19,7 +19,7 @@
 --   cold
 --   cold_charge
 --   refund_exceeds_charge      charged, refunded
---   balance_limit              balance, amount
+--   balance_limit              balance, amount; or refunded of the charge, amount, 'refunded'
 --
 -- replies, one per item:
 --   ok         amount, balance_after
@@ -94,6 +94,9 @@ local function refund(item)
   end
   if not fits(balance, integer(amount)) then
     return refusal('refund', amount, terms, tail, 'balance_limit', text(balance), amount)
+  end
+  if charge and not fits(charge.refunded, integer(amount)) then
+    return refusal('refund', amount, terms, tail, 'balance_limit', text(charge.refunded), amount, 'refunded')
   end
 
   if charge then

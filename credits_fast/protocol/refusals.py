@@ -128,8 +128,8 @@ def _capture_exceeds_hold(refusal: Refusal) -> CaptureExceedsHoldError:
 
 
 def _balance_limit(refusal: Refusal) -> BalanceLimitError:
-    balance, amount, _ = refusal.details
-    return BalanceLimitError(refusal.user_id, _credits(balance), _credits(amount))
+    balance, amount, of = refusal.details
+    return BalanceLimitError(refusal.user_id, _credits(balance), _credits(amount), of or "balance")
 
 
 def _refund_exceeds_charge(refusal: Refusal) -> RefundExceedsChargeError:

@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import (
+    BalanceLimitError,
     CaptureExceedsHoldError,
     HoldExpiredError,
     HoldFinishedError,
@@ -338,6 +339,23 @@ async def test_a_finished_hold_is_never_finished_again_and_its_state_is_told(
     assert 80 == await credits.query_balance("ada")
     codes = {row.error_code for row in await kit.audit("ada") if row.error_code}
     assert {"HOLD_FINISHED", "HOLD_NOT_FOUND"} == codes
+    await kit.assert_balanced()
+
+
+async def test_captures_in_part_are_refused_before_their_sum_is_inexact(kit: CreditsKit) -> None:
+    """A journal with such a sum could not be recorded, and its partition would stand still."""
+    nearly_all = 9_000_000_000 - Decimal("0.000001")
+    await kit.engine.create_user("ada", credits=nearly_all)
+    made = await kit.engine.reserve("ada", "image", amount=1)
+    await kit.engine.capture("ada", "image", made.hold_id, amount=nearly_all, final=False)
+    await kit.engine.grant("ada", nearly_all, "purchase")
+
+    with pytest.raises(BalanceLimitError, match="captured in all") as refused:
+        await kit.engine.capture("ada", "image", made.hold_id, amount=nearly_all)
+    assert ("captured", nearly_all) == (refused.value.of, refused.value.balance)
+    await kit.engine.capture("ada", "image", made.hold_id, amount=Decimal("0.000001"))
+    (row,) = [row for row in await kit.audit("ada") if row.error_code]
+    assert "BALANCE_LIMIT" == row.error_code
     await kit.assert_balanced()
 
 

@@ -94,6 +94,18 @@ async def test_an_unbounded_refund_may_pass_its_charge_and_is_counted(bench: Ben
     assert ["refund_exceeds_charge 10 15"] == await bench.run(bounded)
 
 
+async def test_refunds_of_one_charge_end_where_their_sum_is_no_longer_exact(bench: Bench) -> None:
+    """However often the user has spent them in between; and nobody else's refund has to wait."""
+    await bench.account(b=0)
+    await load_charge(bench, charged=10, refunded=LARGEST - 3)
+    calls = [refund(bench, 2, f"t{n}", related="c1") for n in range(2)]
+
+    replies = await bench.run(*calls, refund(bench, 7, "t9"))
+
+    assert ["ok 2 2", f"balance_limit {LARGEST - 1} 2 refunded", "ok 7 9"] == replies
+    assert ["ok 1 10"] == await bench.run(refund(bench, 1, "t3", related="c1"))
+
+
 async def test_a_loaded_charge_is_never_overwritten(bench: Bench) -> None:
     assert "loaded" == await load_charge(bench, charged=10, refunded=0)
     assert "present" == await load_charge(bench, charged=99, refunded=0)

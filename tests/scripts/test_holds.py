@@ -26,6 +26,7 @@ from tests.scripts.conftest import NOW_MS, NOW_US, Bench, priced
 
 TTL_MS = 60_000
 ENDS = NOW_MS + TTL_MS
+LARGEST = 9_000_000_000_000_000
 LATER_US = NOW_US + (TTL_MS + 1) * 1_000
 """The first moment at which a hold that was made now has expired."""
 UNPRICED = Quote((Option(b"", b"!", b"CODE", b"{}"),))
@@ -293,6 +294,18 @@ async def test_refusals_of_a_capture_come_in_their_order(bench: Bench) -> None:
     assert "balance_limit -9000000000000000 4" == await reply(4)
     await bench.account(b=4)
     assert "ok 4 0 4 0 1" == await reply(4)
+
+
+async def test_a_hold_ends_where_its_sums_are_no_longer_exact(bench: Bench) -> None:
+    """What is captured of it in parts, and reserved for it by extensions, however it was paid for."""
+    await bench.account(b=10, r=f"4/{ENDS}/1")
+    hold = OpenHold("h1", LARGEST - 3, 4, LARGEST - 3, ENDS, audited=True, tier="")
+    await put(bench, hold)
+
+    assert [f"balance_limit {LARGEST - 3} 4 captured"] == await bench.run(capture(bench, 4))
+    assert [f"balance_limit {LARGEST - 3} 4 reserved"] == await bench.run(extend(bench, 4))
+    assert [f"ok 3 7 {ENDS} 10 7"] == await bench.run(extend(bench, 3))
+    assert ["ok 3 7 3 0 1"] == await bench.run(capture(bench, 3))
 
 
 async def test_refusals_of_a_release_come_in_their_order(bench: Bench) -> None:
