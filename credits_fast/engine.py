@@ -300,6 +300,7 @@ class CreditsEngine:
     async def close(self) -> None:
         """End connections and whatever is under way. Nothing acknowledged is lost."""
         await self._accounts.close()
+        await self._courier.close()
         await self._commits.close()
         await self._pressure.close()
         await self._levels.close()

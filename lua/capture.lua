@@ -97,6 +97,9 @@ local function capture(item)
   end
   local hold_id = hold_id_of(field)
   local amount, held_text, captured, ends, audited, judged = hold_parts(hold)
+  if not amount then
+    return 'failed\0' .. NO_HOLD
+  end
   local held = held_text + 0
   local total, lapses, open = held_of(reserved)
   if total < held or open < 1 then

@@ -20,7 +20,7 @@
 -- replies, one per item:
 --   expired   how many
 --   a refusal
---   failed    why: the journal takes no entry, or the account does not fit its holds
+--   failed    why: the journal takes no entry, or the holds cannot be read or do not fit the account
 
 --- @include "integer"
 --- @include "clock"
@@ -37,13 +37,17 @@ local most = tonumber(ARGV[2])
 
 local states, finished = {}, {}
 
--- The open ones of these holds of a user: fields, ids and texts.
+-- The open ones of these holds of a user: fields, ids and texts; or nil and why they cannot be read.
 local function named_holds(user, ids)
   local fields, names, found = {}, {}, {}
   for id in string.gmatch(ids, '%Z+') do
     names[#names + 1], fields[#fields + 1] = id, hold_field(user, id)
   end
-  for at, text in ipairs(call('HMGET', holds, unpack(fields))) do
+  local outcome = redis.pcall('HMGET', holds, unpack(fields))
+  if denial(outcome) then
+    return nil, denial(outcome)
+  end
+  for at, text in ipairs(outcome) do
     if text then
       found[#found + 1] = { field = fields[at], id = names[at], text = text }
     end
@@ -56,8 +60,12 @@ local function all_holds(user)
   local pattern = string.gsub(hold_field(user, ''), '[*?%[\\]', '\\%0') .. '*'
   local cursor, found, seen = '0', {}, {}
   repeat
+    local outcome = redis.pcall('HSCAN', holds, cursor, 'MATCH', pattern, 'COUNT', SCANNED)
+    if denial(outcome) then
+      return nil, denial(outcome)
+    end
     local page
-    cursor, page = unpack(call('HSCAN', holds, cursor, 'MATCH', pattern, 'COUNT', SCANNED))
+    cursor, page = unpack(outcome)
     for at = 1, #page, 2 do
       local field = page[at]
       if not seen[field] then
@@ -70,11 +78,14 @@ local function all_holds(user)
 end
 
 -- The holds that have expired, as many as may be finished, and what they keep; and the moment up to
--- which none of the others has.
+-- which none of the others has. Nothing where one of them is none.
 local function expired_of(open)
   local over, held, lapses = {}, 0, nil
   for _, one in ipairs(open) do
     one.hold = hold_of(one.text)
+    if not one.hold then
+      return nil
+    end
     if now_ms > one.hold.expires and most > 0 then
       most = most - 1
       over[#over + 1] = one
@@ -86,15 +97,20 @@ local function expired_of(open)
   return over, held, lapses
 end
 
-local function expire(epoch, account_key, tail, ids)
-  local balance, sequence, reserved, expires, tier =
-    account_of(account_key, call('GET', account_key), epoch)
+local function expire(epoch, account_key, account, tail, ids)
+  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
   if not balance then
     return 'cold'
   end
   local user, total, lapses, count = user_of(tail), held_of(reserved)
-  local open = ids == '' and all_holds(user) or named_holds(user, ids)
+  local open, problem = (ids == '' and all_holds or named_holds)(user, ids)
+  if problem then
+    return 'failed\0' .. problem
+  end
   local over, sum, next_lapses = expired_of(open)
+  if not over then
+    return 'failed\0' .. NO_HOLD
+  end
   if total < sum or (ids ~= '' and count < #open) then
     return 'failed\0MALFORMED the account has less reserved than its holds'
   end
@@ -118,9 +134,11 @@ local function expire(epoch, account_key, tail, ids)
 end
 
 local epoch, closed = pass(call('GET', gate))
+local found = call('MGET', unpack(KEYS, 4)) -- nothing, and no error, for what is not text
 local replies = {}
 for item = 1, #KEYS - 3 do
-  replies[item] = closed or expire(epoch, KEYS[item + 3], ARGV[2 * item + 1], ARGV[2 * item + 2])
+  replies[item] = closed
+    or expire(epoch, KEYS[item + 3], found[item], ARGV[2 * item + 1], ARGV[2 * item + 2])
 end
 
 -- The holds that have expired are gone; why that was denied.

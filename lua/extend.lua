@@ -76,6 +76,9 @@ local function extend(item)
   end
   local hold_id = hold_id_of(field)
   local hold, total, lapses, open = hold_of(found), held_of(reserved)
+  if not hold then
+    return 'failed\0' .. NO_HOLD
+  end
   local others = total - hold.reserved
   if others < 0 or open < 1 then
     return 'failed\0MALFORMED the account has less reserved than one of its holds'

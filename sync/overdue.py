@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from credits_fast.calls.accounts import Accounts
 from credits_fast.calls.expiry import expire_holds
-from credits_fast.errors import CreditsError, PartitionFencedError, RedisUnavailableError
+from credits_fast.errors import (
+    CreditsError,
+    PartitionFencedError,
+    RedisUnavailableError,
+    UnavailableError,
+)
 from credits_fast.ledger.records import Records
 
 if TYPE_CHECKING:
@@ -79,11 +84,21 @@ class Overdue:
     async def _expire(self, partition: PartitionKeys, holds_of: _HoldsOf, now_us: bytes) -> int:
         done = await self._expire_known(partition, holds_of, now_us)
         cold = {user: holds_of[user] for user, number in done.items() if number is None}
-        for user in cold:
-            await self._accounts.load(partition, user)
-        if cold:
-            done |= await self._expire_known(partition, cold, now_us)
+        loaded = {user: ids for user, ids in cold.items() if await self._load(partition, user)}
+        if loaded:
+            done |= await self._expire_known(partition, loaded, now_us)
         return sum(number or 0 for number in done.values())
+
+    async def _load(self, partition: PartitionKeys, user: bytes) -> bool:
+        """Whether Redis knows the account now; one that cannot be loaded keeps nobody else waiting."""
+        try:
+            await self._accounts.load(partition, user)
+        except UnavailableError:
+            raise
+        except CreditsError as error:
+            _log.error("holds of user %r cannot be finished: %s", user.decode(), error)
+            return False
+        return True
 
     async def _expire_known(
         self, partition: PartitionKeys, holds_of: _HoldsOf, now_us: bytes
@@ -92,7 +107,7 @@ class Overdue:
         try:
             numbers = await expire_holds(self._router, partition, holds_of, now_us)
             return dict(zip(holds_of, numbers, strict=True))
-        except (PartitionFencedError, RedisUnavailableError):
+        except UnavailableError:
             raise
         except CreditsError as error:
             if len(holds_of) == 1:

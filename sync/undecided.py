@@ -66,18 +66,19 @@ class Undecided:
         self._accounts = Accounts(records, router)
         self._intents = Intents(database)
         pressure = Pressure(whole.back_pressure, router, partitions)
+        self._courier = Courier(
+            self._dispatcher,
+            Admission(partitions, database, router),
+            self._accounts,
+            whole.retry,
+        )
         self._settling = Settling(
             whole,
             intents=self._intents,
             operations=Operations(whole, partitions),
             carrier=Carrier(
                 whole,
-                courier=Courier(
-                    self._dispatcher,
-                    Admission(partitions, database, router),
-                    self._accounts,
-                    whole.retry,
-                ),
+                courier=self._courier,
                 levels=Levels(
                     whole.acknowledge,
                     self._dispatcher,
@@ -128,4 +129,5 @@ class Undecided:
     async def close(self) -> None:
         """End the connections."""
         await self._accounts.close()
+        await self._courier.close()
         await self._dispatcher.close()

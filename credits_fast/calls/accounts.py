@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from copy import copy
 from typing import TYPE_CHECKING, Final
 
+from credits_fast.calls.once import Once
 from credits_fast.errors import (
-    CreditsError,
-    EngineClosedError,
     PartitionFencedError,
     RedisUnavailableError,
     ScriptFailedError,
@@ -51,7 +49,7 @@ class Accounts:
     def __init__(self, records: Records, router: Router) -> None:
         self._records = records
         self._router = router
-        self._loading: dict[bytes, asyncio.Task[None]] = {}
+        self._loading = Once()
         self._unknown: dict[bytes, float] = {}
         self._reads = asyncio.Semaphore(_READS_MAX)
 
@@ -68,18 +66,7 @@ class Accounts:
         """
         if self._is_unknown(user):
             raise UserNotFoundError(user.decode())
-        task = self._loading.get(user)
-        if task is None:
-            task = asyncio.create_task(self._load(partition, user))
-            self._loading[user] = task
-            task.add_done_callback(lambda done: self._loaded(user, done))
-        await asyncio.wait((task,))  # `shield` would take its cancellation for the caller's own
-        if task.cancelled():
-            raise EngineClosedError("the engine was closed before the account was loaded")
-        try:
-            task.result()
-        except CreditsError as error:
-            raise copy(error) from error
+        await self._loading.do(user, lambda: self._load(partition, user))
 
     def forget(self, user: bytes) -> None:
         """The user may exist from now on."""
@@ -87,15 +74,7 @@ class Accounts:
 
     async def close(self) -> None:
         """Give up reads under way."""
-        tasks = [*self._loading.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _loaded(self, user: bytes, task: asyncio.Task[None]) -> None:
-        del self._loading[user]
-        if not task.cancelled():
-            task.exception()  # looked at, even where every caller has gone
+        await self._loading.close()
 
     async def _load(self, partition: PartitionKeys, user: bytes) -> None:
         await self._router.follow(partition, lambda lane: self._load_by(lane, partition, user))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from credits_fast import logs
 from credits_fast.calls.expiry import expire_holds
+from credits_fast.calls.once import Once
 from credits_fast.calls.retry import repeat
 from credits_fast.errors import (
     CreditsError,
@@ -58,6 +59,11 @@ class Courier:
         self._admission = admission
         self._accounts = accounts
         self._retry = retry
+        self._expiring = Once()
+
+    async def close(self) -> None:
+        """Give up what is done for several callers at once."""
+        await self._expiring.close()
 
     def send(
         self,
@@ -222,7 +228,10 @@ class Courier:
             await self._accounts.load(partition, user)
 
     async def _expire(self, partition: PartitionKeys, user: bytes) -> None:
-        """Have holds of the user finished whose time is over."""
+        """Have holds of the user finished whose time is over; a crowd of callers has it done once."""
+        await self._expiring.do(user, lambda: self._expire_now(partition, user))
+
+    async def _expire_now(self, partition: PartitionKeys, user: bytes) -> None:
         router, now_us = self._dispatcher.router, self._dispatcher.now_us()
         try:
             await expire_holds(router, partition, {user: ()}, now_us)

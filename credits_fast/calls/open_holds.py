@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from credits_fast.errors import ScriptFailedError
 from credits_fast.protocol.hold_wire import OpenHold
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ async def open_holds(
 
     Raises:
         RedisUnavailableError: The server cannot be reached.
+        ScriptFailedError: What stands there as a hold is none.
     """
     found: dict[str, dict[str, OpenHold]] = {}
     cursor = _BEGINNING
@@ -35,7 +37,11 @@ async def open_holds(
         cursor, page = await execute(b"HSCAN", partition.holds, cursor, b"COUNT", _AT_ONCE)
         for field, text in zip(page[::2], page[1::2], strict=True):
             user, _, hold_id = field.partition(b"\0")
-            hold = OpenHold.parse(hold_id, text)
+            try:
+                hold = OpenHold.parse(hold_id, text)
+            except ValueError as error:
+                what = f"what Redis keeps as hold {hold_id!r} of user {user!r} is none: {text!r}"
+                raise ScriptFailedError(what) from error
             found.setdefault(user.decode(), {})[hold.hold_id] = hold
         if cursor == _BEGINNING:
             return found

@@ -141,6 +141,7 @@ async def compare_redis(
     there = await _open_holds(router, partitions)
     compared = drift = 0
     differing: dict[str, str] = {}
+    warm: set[str] = set()
     for start in range(0, len(recorded), _LOOKS_AT_ONCE):
         rows = recorded[start : start + _LOOKS_AT_ONCE]
         accounts = await held_accounts(router, partitions, [row.id for row in rows])
@@ -148,6 +149,7 @@ async def compare_redis(
             if held is None:
                 continue
             compared += 1
+            warm.add(row.id)
             drift += abs(held.balance - row.balance)
             problem = (
                 held.problem
@@ -156,6 +158,8 @@ async def compare_redis(
             )
             if problem:
                 differing[row.id] = problem
+    for user in there.keys() - warm:
+        differing[user] = f"Redis has holds without an account: {there[user]}"
     return RedisComparison(len(recorded), compared, differing, to_credits(drift))
 
 

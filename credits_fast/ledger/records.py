@@ -179,24 +179,37 @@ class Records:
     ) -> dict[int, dict[str, list[str]]]:
         """Holds that are open and over, by partition and user, those first that wait longest.
 
-        Every partition has its turn: one that cannot finish any keeps no other waiting.
+        Every partition has its turn, and in it every user: one that cannot finish any keeps no other
+        waiting.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
         columns = holds.c
-        turn = func.row_number().over(
-            partition_by=columns.partition, order_by=(columns.expires_at, columns.id)
+        of_user = func.row_number().over(
+            partition_by=columns.user_id, order_by=(columns.expires_at, columns.id)
         )
-        query = (
-            select(columns.partition, columns.user_id, columns.id)
+        over = (
+            select(
+                columns.partition,
+                columns.user_id,
+                columns.id,
+                columns.expires_at,
+                of_user.label("of_user"),
+            )
             .where(
                 columns.state == "reserved",
                 columns.expires_at < now,
                 columns.partition.in_(partitions),
             )
-            .order_by(turn, columns.partition)
-            .limit(most)
+            .subquery()
+            .c
+        )
+        turn = func.row_number().over(
+            partition_by=over.partition, order_by=(over.of_user, over.expires_at, over.id)
+        )
+        query = (
+            select(over.partition, over.user_id, over.id).order_by(turn, over.partition).limit(most)
         )
         found: dict[int, dict[str, list[str]]] = {}
         async with reading(self._database) as connection:

@@ -12,6 +12,8 @@
 -- after which no account is known, leaves none. A finished hold is not there; the ledger knows what
 -- became of it.
 
+local NO_HOLD = 'MALFORMED what is kept as a hold is none'
+
 local function hold_field(user, id)
   return user .. '\0' .. id
 end
@@ -25,14 +27,15 @@ local function hold_id_of(field)
   return match(field, '%z(.*)$')
 end
 
--- amount, reserved, captured, expires, audited, tier; all as text.
+-- amount, reserved, captured, expires, audited, tier; all as text, nothing for what is no hold.
 local function hold_parts(found)
   return match(found, '^(%d+) (%d+) (%d+) (%d+) (%d) (.*)$')
 end
 
+-- The same as numbers; nothing for what is no hold.
 local function hold_of(found)
   local amount, reserved, captured, expires, audited, tier = hold_parts(found)
-  return {
+  return amount and {
     amount = amount + 0, reserved = reserved + 0, captured = captured + 0,
     expires = expires + 0, audited = audited, tier = tier,
   }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -47,7 +47,17 @@ async def sqlite_kit(
 
 def user_elsewhere(kit: CreditsKit, user: str) -> str:
     """A user of another partition than this one's."""
+    return next(name for name, is_beside in _users(kit, user) if not is_beside)
+
+
+def user_beside(kit: CreditsKit, user: str) -> str:
+    """Another user of the same partition."""
+    return next(name for name, is_beside in _users(kit, user) if is_beside)
+
+
+def _users(kit: CreditsKit, user: str) -> Iterator[tuple[str, bool]]:
+    """Others, and whether they are in the same partition."""
     partitions = kit.engine.partitions
     there = partitions.of(user.encode())
     names = (f"user-{number}" for number in range(100))
-    return next(name for name in names if partitions.of(name.encode()) is not there)
+    return ((name, partitions.of(name.encode()) is there) for name in names)

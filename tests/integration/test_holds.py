@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -27,6 +27,8 @@ from credits_fast import (
     MissingVariableError,
     UserNotFoundError,
 )
+from credits_fast.calls import courier
+from credits_fast.calls.expiry import expire_holds
 from credits_fast.checks.balance_sheet import balance_sheet, compare_redis
 from credits_fast.ledger.records import Records
 from credits_fast.protocol.hold_wire import hold_field
@@ -35,7 +37,7 @@ from credits_fast.sync.ledger import Ledger
 from credits_fast.sync.tables import holds, users
 from credits_fast.sync.worker import SyncWorker
 from credits_fast.testing import Clock, CreditsKit, kit_on
-from tests.integration.conftest import CONFIG, user_elsewhere
+from tests.integration.conftest import CONFIG, user_beside, user_elsewhere
 
 AT_ONCE: dict[str, Any] = {**CONFIG, "sync": {"expire_ms": 0}}
 """Holds that are over are looked for in every step."""
@@ -473,12 +475,13 @@ async def test_a_cold_account_is_loaded_so_that_its_holds_can_expire(
     await kit.assert_balanced()
 
 
-async def test_every_partition_has_its_turn_however_many_holds_of_an_other_are_over(
-    timed: tuple[CreditsKit, Clock],
+@pytest.mark.parametrize("another", [user_elsewhere, user_beside])
+async def test_everybody_has_a_turn_however_many_holds_of_an_other_are_over(
+    timed: tuple[CreditsKit, Clock], another: Callable[[CreditsKit, str], str]
 ) -> None:
-    """One that is closed would keep all others waiting."""
+    """A closed partition, or a user whose holds cannot be finished, would keep all others waiting."""
     kit, clock = timed
-    other = user_elsewhere(kit, "ada")
+    other = another(kit, "ada")
     for user in ("ada", other):
         await kit.engine.create_user(user, credits=100)
     for user in ("ada", "ada", "ada", other):
@@ -490,6 +493,58 @@ async def test_every_partition_has_its_turn_however_many_holds_of_an_other_are_o
     overdue = await Records(kit.database).overdue_holds(range(4), clock(), most=2)
 
     assert {"ada", other} == {user for users in overdue.values() for user in users}
+
+
+@pytest.mark.parametrize("kind", ["text", "hash"])
+async def test_an_account_that_is_none_keeps_nobody_elses_holds_from_expiring(
+    timed: tuple[CreditsKit, Clock], kind: str
+) -> None:
+    """Nor the worker from its work."""
+    kit, clock = timed
+    others = (user_beside(kit, "ada"), user_elsewhere(kit, "ada"))
+    for user in ("ada", *others):
+        await kit.engine.create_user(user, credits=100)
+        await kit.engine.reserve(user, "image")
+    await kit.sync()
+    lane, key = await kit.engine.lane(), kit.engine.partitions.of(b"ada").account(b"ada")
+    there: bytes = await lane.execute(b"GET", key)
+    await lane.execute(b"DEL", key)
+    await lane.execute(*((b"SET", key, b"none") if kind == "text" else (b"HSET", key, b"no", b"t")))
+    clock.advance(hours=1)
+    await kit.engine.charge(others[1], "image")
+
+    for _ in range(3):
+        await kit.sync()
+
+    async with kit.database.connect() as connection:
+        found = await connection.execute(select(holds.c.user_id, holds.c.state))
+        told = {row.user_id: row.state for row in found}
+    assert {"ada": "reserved"} | dict.fromkeys(others, "expired") == told
+    await lane.execute(b"SET", key, there)
+    await kit.sync()
+    assert ["expired"] * 3 == await states(kit)
+    await kit.assert_balanced()
+
+
+async def test_a_crowd_of_refused_callers_has_holds_looked_through_once(
+    timed: tuple[CreditsKit, Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, clock = timed
+    looks: list[object] = []
+
+    async def counted(*facts: Any) -> list[int | None]:
+        looks.append(facts[2])
+        return await expire_holds(*facts)
+
+    monkeypatch.setattr(courier, "expire_holds", counted)
+    await kit.engine.create_user("ada", credits=100)
+    await kit.engine.reserve("ada", "image", amount=100)
+    clock.advance(hours=1)
+
+    await asyncio.gather(*(kit.engine.charge("ada", "image") for _ in range(5)))
+
+    assert [{b"ada": ()}] == looks
+    await kit.assert_balanced()
 
 
 async def test_an_extended_hold_ends_when_its_extension_says(
@@ -740,6 +795,10 @@ async def test_the_sheet_and_the_comparison_notice_holds_that_differ(kit: Credit
     await lane.execute(b"SET", keys.account(b"ada"), re.sub(rb"/1 ", b"/2 ", account))
     compared = await compare_redis(kit.database, credits.router, credits.partitions)
     assert {"ada": "Redis counts 2 open holds and has 1"} == compared.differing
+
+    await lane.execute(b"DEL", keys.account(b"ada"))
+    compared = await compare_redis(kit.database, credits.router, credits.partitions)
+    assert "without an account" in compared.differing["ada"]
 
     await lane.execute(b"SET", keys.account(b"ada"), account)
     await kit.assert_balanced()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from credits_fast.calls.open_holds import open_holds as everyones_holds
+from credits_fast.errors import ScriptFailedError
 from credits_fast.prices.pricing import Option, Quote
 from credits_fast.protocol.entries import HoldFacts, HoldItem, TransactionItem
 from credits_fast.protocol.hold_wire import (
@@ -479,6 +480,50 @@ async def test_an_account_that_does_not_fit_its_holds_stops_its_own_items(
     if told != "4":  # else there is only a number to put right
         assert (await expire(bench))[0].startswith("failed MALFORMED")
     assert 1 == len(await bench.journal())
+
+
+async def test_what_is_kept_as_a_hold_and_is_none_stops_its_own_items(bench: Bench) -> None:
+    await bench.account(b=10)
+    await bench.account("bob", b=10)
+    await bench.run(reserve(bench, 4), reserve(bench, 4, "h2", user="bob"))
+    await bench.lane.execute(b"HSET", bench.keys.holds, hold_field(b"ada", b"h1"), b"garbage")
+    others = bench.operation("t2", user="bob")
+    other = capture_call(others, b"h2", WHOLE, final=False, above="debt")
+
+    for call in (capture(bench), release(bench), extend(bench, 1)):
+        (reply,) = await bench.run(call)
+        assert reply.startswith("failed MALFORMED")
+    replies = await bench.run(capture(bench), other)
+    assert ["failed MALFORMED", "ok 4 6 4 0 0"] == [replies[0][:16], replies[1]]
+    for ids in ((), ("h1",)):
+        mine, bobs = await expire(bench, "ada", "bob", ids=ids)
+        assert mine.startswith("failed MALFORMED")
+        assert bobs == ("expired 0" if ids else "expired 1")
+    with pytest.raises(ScriptFailedError, match="garbage"):
+        await open_holds(bench)
+
+
+@pytest.mark.parametrize("ids", [(), ("h1",)])
+async def test_holds_that_cannot_be_read_are_told_so_where_they_expire(
+    bench: Bench, ids: Sequence[str]
+) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4))
+    await bench.lane.execute(b"SET", bench.keys.holds, b"no hash")
+
+    (reply,) = await expire(bench, ids=ids)
+    assert reply.startswith("failed WRONGTYPE")
+
+
+async def test_an_account_that_is_none_stops_nobody_elses_expiry(bench: Bench) -> None:
+    for user in ("ada", "bob"):
+        await bench.account(user, b=10)
+        await bench.run(reserve(bench, 4, f"h-{user}", user=user))
+    key = bench.keys.account(b"ada")
+    await bench.lane.execute(b"DEL", key)
+    await bench.lane.execute(b"HSET", key, b"no", b"text")
+
+    assert ["cold", "expired 1"] == await expire(bench, "ada", "bob")
 
 
 async def test_a_closed_partition_expires_nothing(bench: Bench) -> None:
