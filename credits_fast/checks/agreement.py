@@ -35,6 +35,7 @@ __all__ = [
     "apart_in_holds",
     "at_first_sight",
     "at_second_sight",
+    "single_holds_apart",
 ]
 
 
@@ -137,6 +138,44 @@ def apart_in_holds(
         return None
     found = f"Redis has {to_credits(before.reserved)} reserved at sequence {before.sequence}"
     return Difference(f"{found}, the ledger {to_credits(recorded.reserved)}")
+
+
+def single_holds_apart(
+    before: Held | None,
+    there: Mapping[str, int],
+    recorded: Mapping[str, int],
+    position: EntryId | None,
+    after: Held | None,
+) -> Difference | None:
+    """What does not agree of a user's open holds, None where all do or more is under way.
+
+    Args:
+        before: What Redis had as the account.
+        there: What each hold kept in Redis, read after that, micro-credits.
+        recorded: The same of the ledger's open holds, read after that.
+        position: The last entry of the partition that the ledger had recorded before that was read, None
+            where it does not know the partition.
+        after: What Redis has as the account, read last.
+    """
+    if before != after or (before is not None and before.problem):
+        return None
+    if before is None:
+        return Difference(f"Redis has {len(there)} open holds and no account") if there else None
+    if before.open_holds != len(there):
+        return Difference(
+            f"the account in Redis counts {before.open_holds} open holds, there are {len(there)}"
+        )
+    is_recorded = (
+        position is not None and before.entry.epoch == position.epoch and before.entry <= position
+    )
+    if not is_recorded or there == recorded:
+        return None
+    named = sorted(
+        name for name in there.keys() | recorded if there.get(name) != recorded.get(name)
+    )
+    return Difference(
+        f"Redis and ledger differ in {len(named)} open holds, the first of them {named[0]}"
+    )
 
 
 def _through_the_journal(

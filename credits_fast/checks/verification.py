@@ -9,9 +9,10 @@ allows to conclude stands in `agreement`:
     3. every user: the ledger, then Redis
     4. those whom that does not decide, for they are being charged: the journal beyond the ledger's
        position, then the ledger again; those who have not the same reserved: the ledger, then Redis again
+    5. every open hold, one by one, and how many the accounts count
 
 Memory holds one number for each user with unrecorded transactions, and the unrecorded transactions of
-some thousand users at once.
+some thousand users at once; the open holds of one partition, and the names of all users who have any.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from credits_fast.checks.agreement import (
 )
 from credits_fast.checks.balance_sheet import BalanceSheet, balance_sheet
 from credits_fast.checks.held import Held, held_accounts
+from credits_fast.checks.hold_comparison import HoldComparison
 from credits_fast.errors import IncompatibleFormatError, RedisUnavailableError
 from credits_fast.ledger.database import reading
 from credits_fast.ledger.recording import journal_ends, positions
@@ -84,8 +86,10 @@ class Verification:
         users: How many users of the ledger were looked at.
         compared: How many of them Redis knows; the others are cold and are loaded from the ledger.
         second_looks: How many of them were ahead of the ledger at first sight.
+        holds_compared: How many open holds of Redis were compared.
         differing: Users and what does not agree about each.
-        forked: Partitions whose journal does not continue the ledger, or cannot be read; with the reason.
+        forked: Partitions whose journal does not continue the ledger, or cannot be read, or whose holds
+            cannot; with the reason.
         drift: The sum of the absolute differences of balances, in credits.
     """
 
@@ -98,6 +102,7 @@ class Verification:
     users: int
     compared: int
     second_looks: int
+    holds_compared: int = 0
     differing: dict[str, str] = field(default_factory=dict[str, str])
     forked: dict[int, str] = field(default_factory=dict[int, str])
     drift: Decimal = Decimal(0)
@@ -134,6 +139,7 @@ async def verify(router: Router, database: AsyncEngine, partitions: Partitions) 
     comparison = _Comparison(router, database, partitions)
     await comparison.read_journals()
     await comparison.compare_users()
+    await comparison.compare_holds()
     return comparison.result(sheet)
 
 
@@ -178,7 +184,8 @@ class _Comparison:
         self._drift = 0
         self._entries = self._entries_recorded = 0
         self._compared_rows = self._waiting = 0
-        self._users = self._compared = self._second_looks = 0
+        self._users = self._compared = self._second_looks = self._holds = 0
+        self._holders: dict[int, list[str]] = {}
 
     def result(self, sheet: BalanceSheet) -> Verification:
         """What came of it."""
@@ -192,6 +199,7 @@ class _Comparison:
             users=self._users,
             compared=self._compared,
             second_looks=self._second_looks,
+            holds_compared=self._holds,
             differing=self._differing,
             forked=self._forked,
             drift=to_credits(self._drift),
@@ -373,11 +381,14 @@ class _Comparison:
                 elif held is not None and held.reserved != page[user].reserved:
                     apart[user] = held
                 self._compared += held is not None
-            await self._compare_holds(apart)
+                if held is not None and held.open_holds:
+                    number = self._partitions.of(user.encode()).number
+                    self._holders.setdefault(number, []).append(user)
+            await self._compare_reserved(apart)
         self._users += len(page)
         return questions
 
-    async def _compare_holds(self, before: Mapping[str, Held]) -> None:
+    async def _compare_reserved(self, before: Mapping[str, Held]) -> None:
         """What users have reserved of whom Redis and ledger did not agree at first sight."""
         if not before:
             return
@@ -392,6 +403,18 @@ class _Comparison:
             found = apart_in_holds(before[user], recorded[user], position, held)
             if found is not None:
                 self._note(user, found)
+
+    async def compare_holds(self) -> None:
+        """Compare every open hold; after the users, for their accounts say who has any."""
+        comparison = HoldComparison(self._router, self._database, self._partitions)
+        for partition in self._partitions:
+            holders = self._holders.get(partition.number, [])
+            found = await comparison.compare(partition, holders)
+            self._holds += found.compared
+            if found.problem:
+                self._forked.setdefault(partition.number, found.problem)
+            for user, difference in found.differing.items():
+                self._note(user, difference)
 
     async def _settle(self, questions: Sequence[_Question]) -> None:
         """At second sight."""

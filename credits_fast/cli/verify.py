@@ -46,6 +46,7 @@ def _facts(found: Verification) -> dict[str, object]:
         "users_compared": found.compared,
         "users_cold": found.cold,
         "second_looks": found.second_looks,
+        "holds_compared": found.holds_compared,
         "partitions": found.partitions,
         "entries": found.entries,
         "entries_recorded": found.entries_recorded,
@@ -83,10 +84,11 @@ def _counts(found: Verification) -> list[str]:
     in_redis = f"{found.compared:,} of {found.users:,} users compared with the ledger"
     waiting = f"{found.transactions_waiting:,} not recorded yet"
     looks = f"{found.second_looks:,} of them with the journal too, {found.cold:,} are cold"
+    kept = f"{found.holds_compared:,} open holds compared one by one"
     return [
         f"ledger    {ledger}: {sums} balances {amount(sheet.balances)}",
         f"journal   {found.entries:,} entries in {found.partitions:,} partitions: {compared}, {waiting}",
-        f"Redis     {in_redis}, {looks}",
+        f"Redis     {in_redis}, {looks}; {kept}",
     ]
 
 

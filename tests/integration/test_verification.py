@@ -76,7 +76,9 @@ async def charging(kit: CreditsKit) -> AsyncGenerator[Callable[[], int], None]:
                         await kit.engine.grant(user, 30, "bonus")
                     case 2:
                         await kit.engine.charge(user, "image", amount=10**9)
-                    case 3 | 4 | 5:
+                    case 3:
+                        await kit.engine.reserve(user, "image", amount=1)
+                    case 4 | 5:
                         hold = await kit.engine.reserve(user, "image", amount=2)
                         await kit.engine.capture(user, "image", hold.hold_id, amount=1)
                     case _:
@@ -106,6 +108,7 @@ async def test_under_load_with_a_worker_everything_agrees(
     assert [[]] * 3 == [[*one.differing, *one.forked, *one.sheet.differing] for one in found]
     assert all(one.is_verified for one in found)
     assert all(one.compared >= 12 and one.cold >= 1 for one in found)
+    assert found[-1].holds_compared > 0
     assert sum(one.second_looks for one in found) > 0
     assert found[-1].sheet.transactions > found[0].sheet.transactions
 
@@ -173,6 +176,10 @@ PLANTED: dict[str, tuple[Plant, str]] = {
     "credits held in Redis": (
         lambda kit: _in_redis(kit, reserved=b"5000000/0"),
         "Redis has 5.000000 reserved at sequence 2, the ledger 0.000000",
+    ),
+    "a count of holds in Redis": (
+        lambda kit: _in_redis(kit, reserved=b"0/99/1"),
+        "the account in Redis counts 1 open holds, there are 0",
     ),
     "a sequence in Redis ahead": (
         lambda kit: _in_redis(kit, sequence=1),
@@ -258,6 +265,66 @@ async def test_a_hold_that_is_known_to_redis_only_is_found_once_the_ledger_passe
 
     assert ["user-7"] == [*found.differing]
     assert found.sheet.conserves
+
+
+async def _hold_field(kit: CreditsKit, *words: bytes) -> None:
+    """Do something to the open holds of a user's partition."""
+    partition = kit.engine.partitions.of(b"user-7")
+    await kit.engine.router.execute(partition, words[0], partition.holds, *words[1:])
+
+
+OF_HOLDS: dict[str, tuple[Plant, str]] = {
+    "a hold that is gone": (
+        lambda kit: _hold_field(kit, b"UNLINK"),
+        "the account in Redis counts 2 open holds, there are 0",
+    ),
+    "a hold nobody made": (
+        lambda kit: _hold_field(kit, b"HSET", b"user-7\0stray", b"5 5 0 99 1 "),
+        "the account in Redis counts 2 open holds, there are 3",
+    ),
+    "a count": (
+        lambda kit: _in_redis(kit, reserved=b"5000000/99/7"),
+        "the account in Redis counts 7 open holds, there are 2",
+    ),
+    "holds without an account": (
+        _instead,
+        "Redis has 2 open holds and no account",
+    ),
+    "an amount in SQL": (
+        lambda kit: _in_sql(
+            kit, update(holds).where(holds.c.reserved > 2).values(amount=3, reserved=2)
+        ),
+        "Redis and ledger differ in 1 open holds",
+    ),
+}
+
+
+@pytest.mark.parametrize("planted", OF_HOLDS)
+async def test_a_planted_difference_of_single_holds_is_found(
+    populated: CreditsKit, planted: str
+) -> None:
+    plant, problem = OF_HOLDS[planted]
+    for amount in (2, 3):
+        await populated.engine.reserve("user-7", "image", amount=amount)
+    before = await verified(populated)
+    assert (True, 2) == (before.is_verified, before.holds_compared)
+    await populated.sync()
+    assert (await verified(populated)).is_verified
+
+    await plant(populated)
+    found = await verified(populated)
+
+    assert ["user-7"] == [*found.differing], found.differing
+    assert problem in found.differing["user-7"]
+
+
+async def test_what_is_kept_as_a_hold_and_is_none_is_told(populated: CreditsKit) -> None:
+    await _hold_field(populated, b"HSET", b"user-7\0h1", b"garbage")
+
+    found = await verified(populated)
+
+    assert not found.is_verified
+    assert "garbage" in found.forked[populated.engine.partitions.of(b"user-7").number]
 
 
 async def test_an_account_put_back_to_where_it_was_is_found_though_the_ledger_is_there_too(
