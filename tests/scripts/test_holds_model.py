@@ -175,13 +175,24 @@ def reserve(name: str, cost: int, hold_ms: int, open_max: int) -> Callable[[Acco
     return decide
 
 
-def extend(hold_id: str, more: int, hold_ms: int | None) -> Callable[[Account, int], str]:
-    def decide(account: Account, now: int) -> str:
+def of_open_hold(
+    hold_id: str, decide: Callable[[Account, OpenHold, int], str]
+) -> Callable[[Account, int], str]:
+    """What is decided of a hold that is open; and before that, whether it is."""
+
+    def found(account: Account, now: int) -> str:
         hold = account.holds.get(hold_id)
         if hold is None:
             return "unknown_hold"
         if now > hold.expires_ms:
             return f"hold_expired {hold_id}"
+        return decide(account, hold, now)
+
+    return found
+
+
+def extend(hold_id: str, more: int, hold_ms: int | None) -> Callable[[Account, int], str]:
+    def decide(account: Account, hold: OpenHold, now: int) -> str:
         if more > 0 and account.balance - account.reserved < more:
             others = account.reserved - hold.reserved
             return "overdue" if is_overdue(account, now) else short(account, more, others)
@@ -192,18 +203,13 @@ def extend(hold_id: str, more: int, hold_ms: int | None) -> Callable[[Account, i
         )
         return f"ok {more} {kept} {ends} {account.balance} {account.reserved}"
 
-    return decide
+    return of_open_hold(hold_id, decide)
 
 
 def capture(
     hold_id: str, price: int | None, *, final: bool, above: AboveHold
 ) -> Callable[[Account, int], str]:
-    def decide(account: Account, now: int) -> str:
-        hold = account.holds.get(hold_id)
-        if hold is None:
-            return "unknown_hold"
-        if now > hold.expires_ms:
-            return f"hold_expired {hold_id}"
+    def decide(account: Account, hold: OpenHold, _: int) -> str:
         asked = hold.reserved if price is None else price
         if asked > hold.reserved and above == "refuse":
             return f"capture_exceeds_hold {hold_id} {asked} {hold.reserved}"
@@ -216,20 +222,15 @@ def capture(
             account.finish(hold_id)
         return f"ok {cost} {account.balance} {asked} {left} {final:d}"
 
-    return decide
+    return of_open_hold(hold_id, decide)
 
 
 def release(hold_id: str) -> Callable[[Account, int], str]:
-    def decide(account: Account, now: int) -> str:
-        hold = account.holds.get(hold_id)
-        if hold is None:
-            return "unknown_hold"
-        if now > hold.expires_ms:
-            return f"hold_expired {hold_id}"
+    def decide(account: Account, hold: OpenHold, _: int) -> str:
         account.finish(hold_id)
         return f"ok {hold.reserved} {account.balance} {account.reserved}"
 
-    return decide
+    return of_open_hold(hold_id, decide)
 
 
 class Play:
