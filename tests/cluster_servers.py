@@ -113,10 +113,11 @@ class Cluster:
     nodes: list[Node]
 
     @classmethod
-    async def start(cls) -> Cluster:
+    async def start(cls, *, patience_ms: int = 1_000) -> Cluster:
+        """A cluster whose replica takes over when its primary was not heard of for so long."""
         folder = Path(tempfile.mkdtemp(prefix="cf-cluster-"))
         options = (
-            *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000"),
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(patience_ms)),
             *("--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"),
             *("--cluster-replica-validity-factor", "0"),
         )

@@ -49,7 +49,8 @@ PER_NODE = 4
 
 @pytest.fixture(scope="module")
 def shared_cluster() -> Iterator[Cluster]:
-    cluster = asyncio.run(Cluster.start())
+    """For tests that end no node: on a machine that stands still for a second nobody takes over."""
+    cluster = asyncio.run(Cluster.start(patience_ms=15_000))
     yield cluster
     cluster.stop()
 
