@@ -16,6 +16,9 @@
 -- open with what is left. above says what becomes of a price above what is held: 'debt' charges all of
 -- it, below zero where it must; 'cap' charges what is held; 'refuse' nothing.
 --
+-- A capture that finishes its hold needs no record against being repeated (life_ms = '0', and no key of
+-- one): the second finds no hold. Journal and ledger know what the first was told.
+--
 -- refuses, in this order:
 --   idempotency_key_conflict   transaction_id
 --   cold
@@ -59,7 +62,7 @@ local function option_at(at, terms)
   return {
     cost = cost,
     amount = cost ~= '*' and integer(cost),
-    final = final,
+    ended = '\0' .. final,
     is_final = final == '1',
     above = above,
     common = '\0' .. terms.fingerprint .. '\0' .. terms.ttl_ms .. '\0' .. terms.audited .. '\0',
@@ -70,13 +73,23 @@ local function option_at(at, terms)
 end
 
 local function minus(amount)
-  return amount == '0' and amount or '-' .. amount
+  return amount == '0' and '\0' or '\0-'
+end
+
+local ends_at, ended -- of the hold before: those of one call have often been made in one as well
+
+local function has_ended(ends)
+  if ends ~= ends_at then
+    ends_at, ended = ends, now_ms > ends + 0
+  end
+  return ended
 end
 
 local function capture(item)
   local account_key, account, record_key, record, transaction_id, tail, terms, field =
     item_at(item)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+  local balance, sequence, expires, tier, total_text, lapses, open =
+    holding_account_of(account_key, account, epoch)
 
   local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
   if used_by then
@@ -85,7 +98,7 @@ local function capture(item)
   if replay then
     return replay
   end
-  if not balance then
+  if not balance and not account_of(account_key, account, epoch) then
     return 'cold'
   end
   if unread then
@@ -101,11 +114,11 @@ local function capture(item)
     return 'failed\0' .. NO_HOLD
   end
   local held = held_text + 0
-  local total, lapses, open = held_of(reserved)
-  if total < held or open < 1 then
+  local total = total_text == held_text and held or (total_text or 0) + 0
+  if not balance or total < held then
     return 'failed\0MALFORMED the account has less reserved than one of its holds'
   end
-  if now_ms > ends + 0 then
+  if has_ended(ends) then
     return refusal('capture', '', terms, tail, 'hold_expired', hold_id)
   end
   local option = option_of(terms, judged, terms.own_at + 2, option_at)
@@ -138,24 +151,25 @@ local function capture(item)
   captured = captured == '0' and cost_text or text(captured + cost)
   local after, number = text(balance - cost), text(sequence + 1)
   local kept = total == taken and '0' or text(total - taken)
-  local reserved_after = reserved_text(kept, lapses, option.is_final and open - 1 or open)
-  local result = cost_text .. '\0' .. after .. '\0' .. price_text .. '\0' .. left .. '\0' .. option.final
+  local reserved_after = reserved_text(kept, lapses, option.is_final and open - 1 or open + 0)
+  local ok = 'ok\0' .. cost_text .. '\0' .. after .. '\0' .. price_text .. '\0' .. left .. option.ended
   journalled(
-    'capture\0' .. transaction_id .. '\0' .. number .. '\0' .. minus(cost_text) .. '\0' .. after
+    'capture\0' .. transaction_id .. '\0' .. number .. minus(cost_text) .. cost_text .. '\0' .. after
       .. option.common .. hold_id .. option.state .. amount .. '\0' .. left .. '\0' .. captured
-      .. '\0' .. ends .. '\0' .. minus(taken_text) .. '\0' .. kept .. '\0' .. price_text
+      .. '\0' .. ends .. minus(taken_text) .. taken_text .. '\0' .. kept .. '\0' .. price_text
       .. option.priced .. tail
   )
   post(
     account_key, account_text(after, number, reserved_after, expires, tier), record_key,
-    terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. result, terms.life_ms
+    record_key and terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. string.sub(ok, 4),
+    terms.life_ms
   )
   if option.is_final then
-    keep(field, false, hold)
+    keep(field, false)
   else
-    keep(field, table.concat({ amount, left, captured, ends, audited, judged }, ' '), hold)
+    keep(field, table.concat({ amount, left, captured, ends, audited, judged }, ' '))
   end
-  return 'ok\0' .. result
+  return ok
 end
 
 return batch(capture, OPEN_HOLDS)

@@ -113,7 +113,7 @@ local function extend(item)
     account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
-  keep(field, hold_text(hold), found)
+  keep(field, hold_text(hold))
   return 'ok\0' .. result
 end
 

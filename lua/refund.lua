@@ -64,7 +64,7 @@ end
 
 local function refund(item)
   local account_key, account, record_key, record, _, tail, terms = item_at(item)
-  local refunded_key = KEYS[2 * partitions + 2 * count + item]
+  local refunded_key = KEYS[last_read + item]
   local balance = account_of(account_key, account, epoch)
   local amount, related, bounded = own_terms(terms, 3)
 

@@ -84,7 +84,7 @@ local function release(item)
     account_key, account_text(balance_text, number, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
-  keep(field, false, found)
+  keep(field, false)
   return 'ok\0' .. result
 end
 

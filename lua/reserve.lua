@@ -45,7 +45,7 @@ local ARGUMENTS_OF_ITEM = 3
 --- @include "batch"
 --- @include "options"
 --- @include "hold"
---- @include "holds"
+--- @include "new_holds"
 
 -- An option as texts that only have to be joined: what all items that choose it have in common.
 local function option_at(at, terms, judged)
@@ -67,7 +67,8 @@ local function option_at(at, terms, judged)
     remembered = '\0' .. terms.ends .. '\0',
     hold = cost .. ' ' .. cost .. ' 0 ' .. ends .. ' ' .. terms.audited .. ' ' .. judged,
     kept = reserved_text(cost, lapses, 1), -- where it is the only one
-    result = cost .. '\0' .. ends .. '\0',
+    told = cost .. '\0' .. ends .. '\0',
+    ok = 'ok\0' .. cost .. '\0' .. ends .. '\0',
   }
 end
 
@@ -119,17 +120,18 @@ local function reserve(item)
     total = text(held + option.amount)
     kept = reserved_text(total, math.min(lapses or option.lapses, option.lapses), open + 1)
   end
-  local result = option.result .. balance_text .. '\0' .. total
   journalled(
     'reserve\0' .. transaction_id .. '\0' .. balance_text .. option.common .. transaction_id
       .. option.held .. total .. option.priced .. tail
   )
   post(
     account_key, account_text(balance_text, number, kept, expires, tier), record_key,
-    terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. result, terms.life_ms
+    terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. option.told .. balance_text
+      .. '\0' .. total,
+    terms.life_ms
   )
-  keep(hold_field(user_of(tail), transaction_id), option.hold, false)
-  return 'ok\0' .. result
+  make(hold_field(user_of(tail), transaction_id), option.hold)
+  return option.ok .. balance_text .. '\0' .. total
 end
 
-return batch(reserve, NEW_HOLDS)
+return batch(reserve, { write = write_new_holds, take_back = take_back_new_holds })

@@ -3,7 +3,8 @@
 What a script cannot decide alone is settled in between, by what the ledger knows:
 
     cold_charge    the charge a refund names is brought into Redis, and the refund is sent again
-    unknown_hold   the hold is open no more, and the caller is told what became of it
+    unknown_hold   the hold is open no more: the capture that finished it is told its first result, any
+                   other operation what became of it
 
 Where nobody can tell whether an operation took effect, its error leads back to it, and `resolve` finds
 out.
@@ -14,16 +15,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from credits_fast import logs
-from credits_fast.calls.finished_holds import finished_hold, hold_state
+from credits_fast.calls.finished_holds import finished_hold, first_reply, hold_state
 from credits_fast.calls.retry import repeat
 from credits_fast.errors import (
     CreditsError,
     OutcomeUnknownError,
     RefusedError,
     TransactionNotFoundError,
+    UnavailableError,
 )
 from credits_fast.ledger.charges import known_charge
 from credits_fast.protocol import wire
@@ -150,6 +152,9 @@ class Carrier:
 
         pending = pending_of(error)
         operation = pending.operation
+        first = await self._first_reply(pending)
+        if first is not None:
+            return Resolution(operation.operation_id, operation.operation_id, _read(pending, first))
         effect = await self._effect_of(pending)
         in_time = may_be_repeated(operation, self._config.retry.deadline_ms)
         if in_time and (effect.is_remembered or (repeat_it and effect.transaction_id is None)):
@@ -205,7 +210,8 @@ class Carrier:
     ) -> bytes:
         """The reply once the ledger was asked about what Redis did not know."""
         if reply == wire.UNKNOWN_HOLD:
-            await self._refuse_finished(pending)
+            first = await self._first_reply(pending)
+            return first if first is not None else await self._refuse_finished(pending)
         await self._load_charge(pending)
         return await self._courier.deliver(pending, via, receipt)
 
@@ -234,7 +240,29 @@ class Carrier:
         facts = (operation.user, *sums, b"%d" % _REFUNDED_TTL_MS)
         await self._router.run_script(partition, "load_charge", keys, facts)
 
-    async def _refuse_finished(self, pending: Pending[Any]) -> None:
+    async def _first_reply(self, pending: Pending[Any]) -> bytes | None:
+        """What an operation was told that has finished its hold; None for any other.
+
+        Raises:
+            OutcomeUnknownError: Whether it has finished it cannot be found out for now.
+        """
+        if pending.call.record:
+            return None  # Redis remembers it, or nobody does
+        operation, (hold_id, quote) = pending.operation, pending.facts
+        try:
+            return await repeat(
+                lambda: self._router.follow(
+                    operation.partition,
+                    lambda lane: first_reply(
+                        self._records, lane, operation, hold_id.decode(), quote
+                    ),
+                ),
+                self._config.retry,
+            )
+        except UnavailableError as error:
+            raise OutcomeUnknownError(operation.operation_id, str(error), pending) from error
+
+    async def _refuse_finished(self, pending: Pending[Any]) -> NoReturn:
         """Say what became of a hold that Redis does not have.
 
         Raises:

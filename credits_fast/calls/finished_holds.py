@@ -2,6 +2,9 @@
 
 Redis keeps open holds only. The ledger is read in one snapshot together with its position; whatever the
 journal says of the hold after that position counts more.
+
+The capture that finishes a hold has no record of its own in Redis. Where its answer was lost, journal and
+ledger tell it once more; the journal first, which is enough while the database cannot be reached.
 """
 
 from __future__ import annotations
@@ -10,18 +13,25 @@ from typing import TYPE_CHECKING, Final
 
 from credits_fast.errors import DatabaseUnavailableError
 from credits_fast.ledger.unrecorded import journal_after
-from credits_fast.protocol.entries import HoldFacts, RefusedItem
+from credits_fast.protocol.entries import (
+    NOTHING_YET,
+    HoldFacts,
+    RefusedItem,
+    TransactionItem,
+)
+from credits_fast.protocol.hold_wire import captured_before, price_of
 from credits_fast.protocol.refusals import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from credits_fast.ledger.records import Records
+    from credits_fast.prices.pricing import Quote
     from credits_fast.protocol.entries import Entry
     from credits_fast.protocol.wire import Operation
     from credits_fast.servers.lane import Lane
 
-__all__ = ["finished_hold", "hold_state"]
+__all__ = ["finished_hold", "first_reply", "hold_state"]
 
 _SNAPSHOTS_MAX: Final = 5
 _CODES: Final = {
@@ -51,6 +61,44 @@ async def hold_state(
                 state = hold.state
         return state
     raise DatabaseUnavailableError("the ledger moves on faster than a hold can be looked up")
+
+
+async def first_reply(
+    records: Records, lane: Lane, operation: Operation, hold_id: str, quote: Quote
+) -> bytes | None:
+    """What a capture was told that has finished its hold, as a reply; None where it has not.
+
+    Args:
+        records: The ledger's side.
+        lane: Leads to the partition of the operation.
+        operation: The capture.
+        hold_id: Its hold.
+        quote: Its price.
+
+    Raises:
+        DatabaseUnavailableError: The journal does not tell, and the database cannot be reached.
+        RedisUnavailableError: Redis cannot be reached.
+    """
+    partition = operation.partition
+    for _ in range(_SNAPSHOTS_MAX):
+        synced = await lane.execute(b"HGET", partition.meta, b"synced")
+        entries = await journal_after(lane, partition, synced.decode() if synced else NOTHING_YET)
+        if entries is None:
+            continue  # trimmed meanwhile, up to a later one
+        for item in (item for entry in entries for item in entry.items):
+            if (
+                isinstance(item, TransactionItem)
+                and item.transaction_id == operation.operation_id
+                and item.hold is not None
+            ):
+                return captured_before(operation, -item.delta, item.balance_after, item.hold.price)
+        # What is not behind `synced` is in the ledger, or was not executed before the journal was read.
+        row = await records.capture(operation.operation_id, hold_id)
+        if row is None:
+            return None
+        price = price_of(quote, row.tier.encode(), row.cost)
+        return captured_before(operation, row.cost, row.balance_after, price)
+    raise DatabaseUnavailableError("the ledger moves on faster than a capture can be looked up")
 
 
 def finished_hold(operation: Operation, hold_id: str, state: str | None) -> Refusal:

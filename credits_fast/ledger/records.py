@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PAGE_MAX",
     "AccountRow",
+    "CaptureRow",
     "ChargeRow",
     "HoldStateRow",
     "NewUser",
@@ -88,6 +89,21 @@ class HoldStateRow:
 
     state: str | None
     last_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRow:
+    """What the ledger knows of a capture, in micro-credits.
+
+    Attributes:
+        cost: What it took.
+        balance_after: What it left.
+        tier: The tier whose price its hold was made for, "" for none.
+    """
+
+    cost: int
+    balance_after: int
+    tier: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +189,19 @@ class Records:
             found = await connection.execute(query.where(sync_partitions.c.partition == partition))
             row = found.one()
         return HoldStateRow(row.state, row.last_id)
+
+    async def capture(self, transaction_id: str, hold_id: str) -> CaptureRow | None:
+        """A capture of a hold, None where the ledger does not have it.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        taken, left = micros_of(transactions.c.amount), micros_of(transactions.c.balance_after)
+        tier = select(holds.c.tier).where(holds.c.id == hold_id).scalar_subquery()
+        query = select(taken, left, tier).where(transactions.c.id == transaction_id)
+        async with reading(self._database) as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else CaptureRow(-row[0], row[1], row[2] or "")
 
     async def overdue_holds(
         self, partitions: Collection[int], now: datetime, *, most: int

@@ -111,6 +111,11 @@ class Quote:
             arguments += option[:4]
         return len(arguments), bulks(arguments)
 
+    def cost_for(self, tier: bytes) -> bytes:
+        """The cost of the option that a script picks for a tier."""
+        own = (option.cost for option in self.options if option.tier == tier)
+        return next(own, self.options[-1].cost)
+
 
 _Price: TypeAlias = Decimal | Formula
 

@@ -27,10 +27,12 @@ __all__ = [
     "OpenHold",
     "capture_call",
     "captured",
+    "captured_before",
     "extend_call",
     "extended",
     "hold_field",
     "packed_holds",
+    "price_of",
     "release_call",
     "released",
     "reserve_call",
@@ -41,7 +43,8 @@ IN_ANY_CASE: Final = 0
 """For a hold that is made whatever the user has, because its charge stands already."""
 _TERMS_KEPT: Final = 256
 
-WHOLE: Final = Quote((Option(b"", b"*"),))
+_WHATEVER_IS_HELD: Final = b"*"
+WHOLE: Final = Quote((Option(b"", _WHATEVER_IS_HELD),))
 """The price that is whatever the hold still keeps."""
 
 
@@ -118,12 +121,16 @@ def reserve_call(operation: Operation, quote: Quote, *, hold_ms: int, open_max: 
 def capture_call(
     operation: Operation, hold_id: bytes, quote: Quote, *, final: bool, above: AboveHold
 ) -> Call:
-    """A capture: the price for every tier, or `WHOLE`."""
+    """A capture: the price for every tier, or `WHOLE`.
+
+    The one that finishes the hold is not remembered, unless under a key: a second finds no hold.
+    """
     return operation.call(
         "capture",
         _capture_terms("1" if final else "0", above, quote.packed),
         extra=quote.variables,
         argument=hold_field(operation.user, hold_id),
+        is_remembered=not final or bool(operation.key),
     )
 
 
@@ -191,6 +198,18 @@ def captured(reply: bytes, operation: Operation, hold_id: bytes, quote: Quote) -
         final == b"1",
         replayed,
     )
+
+
+def captured_before(operation: Operation, cost: int, balance_after: int, price: int) -> bytes:
+    """The reply to a capture that has finished its hold before; amounts in micro-credits."""
+    facts = (b"%d" % number for number in (cost, balance_after, price))
+    return b"\0".join((b"replayed", operation.operation_id.encode(), *facts, b"0", b"1"))
+
+
+def price_of(quote: Quote, tier: bytes, cost: int) -> int:
+    """The price of a capture that cost so many micro-credits: the same, unless it was capped."""
+    price = quote.cost_for(tier)
+    return cost if price == _WHATEVER_IS_HELD else int(price)
 
 
 def extended(reply: bytes, operation: Operation, hold_id: bytes) -> ExtendResult:

@@ -136,7 +136,7 @@ class Call(NamedTuple):
         script: The verb.
         partition: The partition all its keys belong to.
         account: The account's key, packed.
-        record: The record's key, packed.
+        record: The record's key, packed; b"" where the operation is not remembered.
         own_key: The verb's own key, packed; b"" where it has none.
         head: Its transaction id and tail, packed.
         terms: Its other arguments in the order of the script's header.
@@ -206,6 +206,7 @@ class Operation(NamedTuple):
         extra: bytes = b"",
         own_key: bytes = b"",
         argument: bytes = b"",
+        is_remembered: bool = True,
     ) -> Call:
         """The operation as an item for a script.
 
@@ -215,22 +216,25 @@ class Operation(NamedTuple):
             extra: The verb's own part of the tail.
             own_key: The verb's own key, b"" where it has none.
             argument: The verb's own argument for each item, b"" where it has none.
+            is_remembered: Whether it has a record against being repeated.
         """
         partition, user, action, key, operation_id, fingerprint, ttl_ms, life_ms, audited, more = (
             self
         )
         name, accounts = operation_id.encode(), partition.accounts
         tail = b"\0".join((user, action, key, extra, more))
-        record = partition.record(user, b"key:" + key if key else b"id:" + name)
+        record = b""
+        if is_remembered:
+            record = bulk(partition.record(user, b"key:" + key if key else b"id:" + name))
         size, packed = own
         return Call(
             script,
             partition,
             b"$%d\r\n%b%b\r\n" % (len(accounts) + len(user), accounts, user),
-            b"$%d\r\n%b\r\n" % (len(record), record),
+            record,
             bulk(own_key) if own_key else b"",
             b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(tail), tail),
-            _terms(fingerprint, ttl_ms, life_ms, audited, size, packed),
+            _terms(fingerprint, ttl_ms, life_ms if is_remembered else 0, audited, size, packed),
             operation_id,
             b"$%d\r\n%b\r\n" % (len(argument), argument) if argument else b"",
         )
@@ -340,9 +344,11 @@ def request(
             named = places[packed] = bulk(b"%d" % place)
             place += size
         items += (call.head, named, call.argument)
+    records = [call.record for call in calls if call.record]
     own_keys = [call.own_key for call in calls if call.own_key]
     holds = [one.holds for one in partitions] if calls[0].script in _OF_HOLDS else []
-    key_count = _KEYS_OF_PARTITION * len(counts) + 2 * len(calls) + len(own_keys) + len(holds)
+    key_count = _KEYS_OF_PARTITION * len(counts) + len(holds)
+    key_count += len(calls) + len(records) + len(own_keys)
     return b"".join(
         (
             b"*%d\r\n" % (3 + key_count + place - 1),
@@ -350,7 +356,7 @@ def request(
             bulks([partition.journal for partition in partitions]),
             bulks([partition.gate for partition in partitions]),
             *[call.account for call in calls],
-            *[call.record for call in calls],
+            *records,
             *own_keys,
             bulks(holds),
             bulks((now_us, b"%d" % len(counts), journal_max)),

@@ -4,14 +4,20 @@
 -- only its own items.
 --
 -- An item names its terms by their place in ARGV, behind the items: what many items of a call have in
--- common (price, time to live, audit) is sent, and turned into Lua values, once.
+-- common (price, time to live, audit) is sent, and turned into Lua values, once. One whose terms have a
+-- life of 0 is not remembered, and brings no key of a record.
 
 local KEYS, ARGV = KEYS, ARGV
 local now_us, now_ms = clock(ARGV[1])
 local partitions = tonumber(ARGV[2])
 local journal_max = tonumber(ARGV[3])
-local count = (#KEYS - KEYS_OF_PARTITION * partitions) / KEYS_OF_ITEM
-local found = call('MGET', unpack(KEYS, partitions + 1, 2 * (partitions + count)))
+local count = 0
+for partition = 1, partitions do
+  count = count + ARGV[3 + partition]
+end
+local remembered = #KEYS - KEYS_OF_PARTITION * partitions - (KEYS_OF_ITEM - 1) * count
+local last_read = 2 * partitions + count + remembered -- behind it are the verb's own keys
+local found = call('MGET', unpack(KEYS, partitions + 1, last_read))
 
 local terms_at = {}
 -- Of the partition whose items are being decided; current is its place among those of the call.
@@ -27,6 +33,7 @@ local function terms_of(place)
     terms = {
       fingerprint = ARGV[at], ttl_ms = ARGV[at + 1], life_ms = ARGV[at + 2], audited = ARGV[at + 3],
       own_at = at + 4, ends = text(now_ms + integer(ARGV[at + 1])), options = false,
+      is_remembered = ARGV[at + 2] ~= '0',
     }
     terms_at[place] = terms
   end
@@ -38,12 +45,33 @@ local function own_terms(terms, size)
   return unpack(ARGV, terms.own_at, terms.own_at + size - 1)
 end
 
--- The keys of account and record, each with what Redis has there; transaction id, tail, terms; and the
--- item's own argument where the verb has one.
+-- By item: where its record stands among what was found; nil where every item has one.
+local function places_of_records()
+  if remembered == count then
+    return nil
+  end
+  local places, place = {}, partitions + count
+  for item = 1, remembered > 0 and count or 0 do
+    if terms_of(ARGV[partitions + ARGUMENTS_OF_ITEM * (item - 1) + 6]).is_remembered then
+      place = place + 1
+      places[item] = place
+    end
+  end
+  return places
+end
+
+local record_places = places_of_records()
+
+-- The keys of account and record, each with what Redis has there, nothing for a record that is not
+-- to be; transaction id, tail, terms; and the item's own argument where the verb has one.
 local function item_at(item)
   local account, record = partitions + item, partitions + count + item
+  if record_places then
+    record = record_places[item]
+  end
   local at = partitions + ARGUMENTS_OF_ITEM * (item - 1) + 4
-  return KEYS[partitions + account], found[account], KEYS[partitions + record], found[record],
+  return KEYS[partitions + account], found[account],
+    record and KEYS[partitions + record], record and found[record],
     ARGV[at], ARGV[at + 1], terms_of(ARGV[at + 2]), ARGV[at + 3]
 end
 

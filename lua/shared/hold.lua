@@ -12,6 +12,8 @@
 -- after which no account is known, leaves none. A finished hold is not there; the ledger knows what
 -- became of it.
 
+local find, sub = string.find, string.sub
+
 local NO_HOLD = 'MALFORMED what is kept as a hold is none'
 
 local function hold_field(user, id)
@@ -24,7 +26,7 @@ local function user_of(tail)
 end
 
 local function hold_id_of(field)
-  return match(field, '%z(.*)$')
+  return sub(field, find(field, '\0', 1, true) + 1)
 end
 
 -- amount, reserved, captured, expires, audited, tier; all as text, nothing for what is no hold.

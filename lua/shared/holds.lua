@@ -2,10 +2,10 @@
 -- read by one command a partition. Later items of a call see what earlier ones did; what became of them is
 -- written behind the journal entry.
 
-local OF_HOLDS = 2 * (partitions + count) -- behind it are the keys of the holds, one a partition
+local OF_HOLDS = last_read -- behind it are the keys of the holds, one a partition
 
 local states = {} -- by field: a hold as text, false where it is finished; only what has changed
-local changes = {} -- by partition: the fields that have changed, and what was found there before
+local looked = {} -- by partition: the fields its items name, and what was found there
 -- Of the partition whose items are being decided.
 local open_holds -- as found, one an item, false for none
 local before_first -- the item before its first
@@ -20,6 +20,7 @@ local function look(partition, first, last)
   end
   local outcome = redis.pcall('HMGET', KEYS[OF_HOLDS + partition], unpack(fields))
   open_holds, before_first, unread = outcome, first - 1, denial(outcome)
+  looked[partition] = { fields = fields, found = outcome }
 end
 
 -- The hold that an item is about, as text; false where it is finished, or was never there.
@@ -31,29 +32,24 @@ local function hold_at(item, field)
   return state
 end
 
--- The next state of a hold: as text, or false where it is finished; found is the one before.
-local function keep(field, state, found)
-  if states[field] == nil then
-    local changed = changes[current] or { fields = {}, before = {} }
-    local size = #changed.fields + 1
-    changes[current] = changed
-    changed.fields[size], changed.before[size] = field, found
-  end
+-- The next state of a hold: as text, or false where it is finished.
+local function keep(field, state)
   states[field] = state
 end
 
 -- Have the holds of a partition as they became, or as they were before; why that was denied.
 local function set_holds(partition, is_taken_back)
-  local key, changed = KEYS[OF_HOLDS + partition], changes[partition]
+  local key, seen = KEYS[OF_HOLDS + partition], looked[partition]
   local words, dropped = {}, {}
-  for at, field in ipairs(changed and changed.fields or {}) do
-    local state, size = states[field], #words
-    if is_taken_back then
-      state = changed.before[at]
+  for at, field in ipairs(seen.fields) do
+    local state = states[field]
+    if state ~= nil and is_taken_back then
+      state = seen.found[at]
     end
     if state then
+      local size = #words
       words[size + 1], words[size + 2] = field, state
-    else
+    elseif state == false then
       dropped[#dropped + 1] = field
     end
   end
@@ -70,5 +66,4 @@ local function take_back_holds(section)
   set_holds(section.partition, true)
 end
 
-local NEW_HOLDS = { write = write_holds, take_back = take_back_holds }
 local OPEN_HOLDS = { look = look, write = write_holds, take_back = take_back_holds }

@@ -15,12 +15,15 @@ local function journalled(item)
   items[#items + 1] = item
 end
 
--- The next state of an account, and what is remembered of the operation that led to it.
+-- The next state of an account, and what is remembered of the operation that led to it, if anything is.
 local function post(account_key, account, record_key, record, life_ms)
-  accounts[account_key], records[record_key] = account, record
+  accounts[account_key] = account
   local size = #posted
-  posted[size + 1], posted[size + 2] = account_key, record_key
-  posted[size + 3], posted[size + 4] = record, life_ms
+  posted[size + 1], posted[size + 2] = account_key, record_key or false
+  posted[size + 3], posted[size + 4] = record or false, life_ms
+  if record_key then
+    records[record_key] = record
+  end
 end
 
 -- Why a command was denied, nil where it was not.
@@ -58,10 +61,13 @@ local function write_records_together(sections)
   local words_of = {}
   for _, section in ipairs(sections) do
     for at = section.posted_from, section.posted_to, 4 do
-      local words = words_of[posted[at + 3]] or {}
-      words_of[posted[at + 3]] = words
-      local size = #words
-      words[size + 1], words[size + 2] = posted[at + 1], posted[at + 2]
+      local key, life_ms = posted[at + 1], posted[at + 3]
+      if key then
+        local words = words_of[life_ms] or {}
+        words_of[life_ms] = words
+        local size = #words
+        words[size + 1], words[size + 2] = key, posted[at + 2]
+      end
     end
   end
   for life_ms, words in pairs(words_of) do
@@ -81,9 +87,10 @@ local function write_records(sections)
   end
   for _, section in ipairs(sections) do
     for at = section.posted_from, section.posted_to, 4 do
-      local outcome = redis.pcall('SET', posted[at + 1], posted[at + 2], 'PX', posted[at + 3])
-      if outcome.err then
-        return denial(outcome)
+      local key, record, life_ms = posted[at + 1], posted[at + 2], posted[at + 3]
+      local problem = key and denial(redis.pcall('SET', key, record, 'PX', life_ms))
+      if problem then
+        return problem
       end
     end
   end
@@ -99,7 +106,9 @@ local function take_back(sections, before)
   for _, section in ipairs(sections) do
     take_back_entry(section)
     for at = section.posted_from, section.posted_to, 4 do
-      redis.pcall('UNLINK', posted[at + 1])
+      if posted[at + 1] then
+        redis.pcall('UNLINK', posted[at + 1])
+      end
       redis.pcall('MSET', posted[at], before[posted[at]])
     end
   end

@@ -3,8 +3,8 @@
 
 local records = {} -- by key: what this call has added
 
--- Nothing; or the reply with the first result; or nil and the id of the transaction that used the
--- key for something else.
+-- Nothing, as for an operation that has no record; or the reply with the first result; or nil and the id
+-- of the transaction that used the key for something else.
 local function replay_of(key, found, fingerprint, now_ms)
   local record = records[key] or found
   if not record then

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from credits_fast import ChargeResult, DatabaseUnavailableError, OutcomeUnknownError
+from credits_fast import (
+    CaptureResult,
+    ChargeResult,
+    DatabaseUnavailableError,
+    OutcomeUnknownError,
+)
 from credits_fast.servers.lane import Endpoint
 from credits_fast.testing import CreditsKit, kit_on
 from tests.integration.conftest import CONFIG
@@ -22,25 +30,66 @@ def server_socket(redis_endpoint: Endpoint) -> str:
     return redis_endpoint.address.removeprefix("unix:")
 
 
+@asynccontextmanager
+async def eating(
+    folder: Path, server_socket: str, database: AsyncEngine, *, share: float, seed: int
+) -> AsyncGenerator[tuple[ReplyEater, CreditsKit], None]:
+    """A kit that loses this share of the replies to its scripts, and never gives up."""
+    retry = {"max_attempts": 100, "initial_delay": 0, "max_delay": 1}
+    config: dict[str, Any] = {**CONFIG, "retry": retry}
+    async with ReplyEater(folder / "p", server_socket, share=share, seed=seed) as proxy:
+        endpoint = Endpoint.from_url(f"unix://{folder}/p")
+        async with kit_on(config, endpoint, database, None) as kit:
+            yield proxy, kit
+
+
 async def test_eaten_replies_charge_once(
     server_socket: str,
     sqlite_database: AsyncEngine,
     tmp_path: Path,
 ) -> None:
-    retry = {"max_attempts": 100, "initial_delay": 0, "max_delay": 1}
-    config: dict[str, Any] = {**CONFIG, "retry": retry}
-    async with ReplyEater(tmp_path / "p", server_socket, share=0.3, seed=5) as proxy:
-        endpoint = Endpoint.from_url(f"unix://{tmp_path}/p")
-        async with kit_on(config, endpoint, sqlite_database, None) as kit:
-            await kit.engine.create_user("ada", credits=1_000)
-            eaten = proxy.eaten
-            results = [await kit.engine.charge("ada", "free", amount=1) for _ in range(100)]
+    async with eating(tmp_path, server_socket, sqlite_database, share=0.3, seed=5) as (proxy, kit):
+        await kit.engine.create_user("ada", credits=1_000)
+        eaten = proxy.eaten
+        results = [await kit.engine.charge("ada", "free", amount=1) for _ in range(100)]
 
-            assert proxy.eaten - eaten > 20
-            proxy.share = 0
-            assert 100 == len({one.transaction_id for one in results})
-            assert 900 == await kit.engine.query_balance("ada")
-            await kit.assert_balanced()
+        assert proxy.eaten - eaten > 20
+        proxy.share = 0
+        assert 100 == len({one.transaction_id for one in results})
+        assert 900 == await kit.engine.query_balance("ada")
+        await kit.assert_balanced()
+
+
+async def test_a_capture_whose_reply_was_eaten_finishes_its_hold_once_and_is_told_what_it_cost(
+    server_socket: str,
+    sqlite_database: AsyncEngine,
+    tmp_path: Path,
+) -> None:
+    """It has no record of its own: the journal tells, and where the worker was faster, the ledger."""
+    async with eating(tmp_path, server_socket, sqlite_database, share=0.5, seed=8) as (proxy, kit):
+        await kit.engine.create_user("ada", credits=1_000)
+        told: list[CaptureResult] = []
+        for number in range(60):
+            held = await kit.engine.reserve("ada", "free", amount=3)
+            asked = {"amount": 1 + number % 5, "above": "cap"} if number % 3 else {}
+            told.append(await kit.engine.capture("ada", "free", held.hold_id, **asked))  # type: ignore[arg-type]  # by name
+            if number % 7 == 0:
+                await kit.sync()
+
+        proxy.share = 0
+        replayed = [number for number, one in enumerate(told) if one.replayed]
+        assert len(replayed) > 10
+        assert {True, False} == {number % 3 > 0 for number in replayed}
+        left = Decimal(1_000)
+        for number, one in enumerate(told):
+            asked_for = 1 + number % 5 if number % 3 else 3
+            assert (asked_for, min(3, asked_for), left) == (
+                *(one.price, one.cost, one.balance_before),
+            )
+            left -= one.cost
+            assert (left, 0, True) == (one.balance_after, one.reserved, one.finished)
+        assert 60 == len({one.transaction_id for one in told})
+        await kit.assert_balanced()
 
 
 async def test_concurrent_callers_get_their_own_results_whatever_is_eaten(
@@ -48,27 +97,23 @@ async def test_concurrent_callers_get_their_own_results_whatever_is_eaten(
     sqlite_database: AsyncEngine,
     tmp_path: Path,
 ) -> None:
-    retry = {"max_attempts": 100, "initial_delay": 0, "max_delay": 1}
-    config: dict[str, Any] = {**CONFIG, "retry": retry}
     names = [f"user-{number}" for number in range(10)]
-    async with ReplyEater(tmp_path / "p", server_socket, share=0.3, seed=6) as proxy:
-        endpoint = Endpoint.from_url(f"unix://{tmp_path}/p")
-        async with kit_on(config, endpoint, sqlite_database, None) as kit:
-            for name in names:
-                await kit.engine.create_user(name, credits=1_000)
+    async with eating(tmp_path, server_socket, sqlite_database, share=0.3, seed=6) as (proxy, kit):
+        for name in names:
+            await kit.engine.create_user(name, credits=1_000)
 
-            async def caller(name: str, amount: int) -> list[ChargeResult]:
-                return [await kit.engine.charge(name, "free", amount=amount) for _ in range(30)]
+        async def caller(name: str, amount: int) -> list[ChargeResult]:
+            return [await kit.engine.charge(name, "free", amount=amount) for _ in range(30)]
 
-            charged = await asyncio.gather(
-                *(caller(name, amount + 1) for amount, name in enumerate(names))
-            )
+        charged = await asyncio.gather(
+            *(caller(name, amount + 1) for amount, name in enumerate(names))
+        )
 
-            assert proxy.eaten > 10
-            proxy.share = 0
-            for amount, results in enumerate(charged):
-                assert {amount + 1} == {one.cost for one in results}
-            await kit.assert_balanced()
+        assert proxy.eaten > 10
+        proxy.share = 0
+        for amount, results in enumerate(charged):
+            assert {amount + 1} == {one.cost for one in results}
+        await kit.assert_balanced()
 
 
 async def test_an_outcome_nobody_can_tell_is_called_unknown_and_settled_later(

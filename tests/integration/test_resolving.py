@@ -14,8 +14,11 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from credits_fast import (
+    CaptureResult,
     ChargeResult,
+    DatabaseUnavailableError,
     ExtendResult,
+    HoldFinishedError,
     InsufficientCreditsError,
     InvalidArgumentError,
     OutcomeUnknownError,
@@ -184,6 +187,86 @@ async def test_a_caller_that_was_cancelled_after_it_was_sent_can_ask(
     assert isinstance(resolution.result, ChargeResult)
     assert 80 == resolution.result.balance_after == await credits.query_balance("ada")
     await sqlite_kit.assert_balanced()
+
+
+async def unknown_capture(kit: CreditsKit, tmp_path: Path, **more: Any) -> OutcomeUnknownError:
+    """The end of a hold of 10 by a member, for whom a picture is 15."""
+    credits = kit.engine
+    await credits.create_user("ada", credits=100, tier="pro")
+    held = await credits.reserve("ada", "image", amount=10)
+    await kit.sync()
+    async with eaten_replies(kit, tmp_path):
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await credits.capture("ada", "image", held.hold_id, above="cap", **more)
+    return unknown.value
+
+
+@pytest.mark.parametrize("where", ["journal", "ledger", "ledger alone"])
+@pytest.mark.parametrize(("more", "price"), [({}, 10), ({"amount": 4}, 4), ({"variables": {}}, 15)])
+async def test_a_capture_that_finished_its_hold_is_told_its_result_however_late(
+    sqlite_kit: CreditsKit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    more: dict[str, Any],
+    price: int,
+) -> None:
+    error = await unknown_capture(sqlite_kit, tmp_path, **more)
+    credits = sqlite_kit.engine
+    monkeypatch.setattr(outcomes, "may_be_repeated", lambda *_: False)
+    if where == "journal":
+        monkeypatch.setattr(credits._records, "capture", unreachable)
+    else:
+        await sqlite_kit.sync()
+    if where == "ledger alone":
+        journal = credits.partitions.of(b"ada").journal
+        await (await credits.lane()).execute(b"XTRIM", journal, b"MAXLEN", b"1")
+
+    resolution = await credits.resolve(pickle.loads(pickle.dumps(error)))  # noqa: S301
+    assert error.operation_id == resolution.transaction_id
+    result, cost = resolution.result, min(price, 10)
+    assert isinstance(result, CaptureResult)
+    assert (error.operation_id, cost, price, 100 - cost, 0, True, True) == (
+        *(result.transaction_id, result.cost, result.price, result.balance_after),
+        *(result.reserved, result.finished, result.replayed),
+    )
+    await sqlite_kit.assert_balanced()
+
+
+async def unreachable(*_: Any) -> None:
+    raise DatabaseUnavailableError("it is away")
+
+
+async def test_a_capture_stays_in_doubt_while_neither_journal_nor_ledger_can_tell(
+    sqlite_kit: CreditsKit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = await unknown_capture(sqlite_kit, tmp_path)
+    await sqlite_kit.sync()
+    credits = sqlite_kit.engine
+    monkeypatch.setattr(credits._records, "capture", unreachable)
+
+    for _ in range(2):
+        with pytest.raises(OutcomeUnknownError, match="it is away") as unknown:
+            await credits.resolve(error)
+        error = unknown.value
+    monkeypatch.undo()
+    assert isinstance((await credits.resolve(error)).result, CaptureResult)
+
+
+async def test_the_hold_of_another_capture_is_finished_and_not_mistaken_for_ones_own(
+    once: CreditsKit,
+) -> None:
+    credits = once.engine
+    await credits.create_user("ada", credits=100)
+    held = await credits.reserve("ada", "image")
+    await credits.capture("ada", "image", held.hold_id, amount=7)
+
+    for _ in range(2):  # told by the journal, then by the ledger
+        with pytest.raises(HoldFinishedError, match="captured"):
+            await credits.capture("ada", "image", held.hold_id, amount=7)
+        await once.sync()
+    assert 93 == await credits.query_balance("ada")
+    await once.assert_balanced()
 
 
 async def test_an_error_about_nothing_cannot_be_resolved(sqlite_kit: CreditsKit) -> None:

@@ -56,9 +56,10 @@ def capture(
     hold_id: str = "h1",
     final: bool = True,
     above: AboveHold = "debt",
+    key: str = "",
 ) -> Call:
     quote = priced(cost) if isinstance(cost, int) else cost
-    operation = bench.operation(transaction_id)
+    operation = bench.operation(transaction_id, key=key)
     return capture_call(operation, hold_id.encode(), quote, final=final, above=above)
 
 
@@ -184,7 +185,7 @@ async def test_items_of_a_call_see_what_earlier_ones_hold_capture_and_release(
     assert "r" not in await bench.fields()
 
 
-@pytest.mark.parametrize("verb", ["reserve", "extend", "capture", "release"])
+@pytest.mark.parametrize("verb", ["reserve", "extend", "capture", "part", "release"])
 async def test_a_repeated_operation_gets_the_first_reply(bench: Bench, verb: str) -> None:
     await bench.account(b=10)
     (first,) = await bench.run(reserve(bench, 4))
@@ -192,7 +193,8 @@ async def test_a_repeated_operation_gets_the_first_reply(bench: Bench, verb: str
     if verb != "reserve":
         calls = {
             "extend": (extend(bench, 2), "e1"),
-            "capture": (capture(bench), "t1"),
+            "capture": (capture(bench, key="k"), "t1"),
+            "part": (capture(bench, 1, final=False), "t1"),
             "release": (release(bench), "o1"),
         }
         call, name = calls[verb]
@@ -200,6 +202,27 @@ async def test_a_repeated_operation_gets_the_first_reply(bench: Bench, verb: str
     before = await bench.fields(), await open_holds(bench), len(await bench.journal())
 
     assert [f"replayed {name} {first.removeprefix('ok ')}"] == await bench.run(call)
+    assert before == (await bench.fields(), await open_holds(bench), len(await bench.journal()))
+
+
+async def test_a_capture_that_finishes_its_hold_has_no_record_and_finishes_it_once(
+    bench: Bench,
+) -> None:
+    await bench.account(b=10)
+    await bench.run(reserve(bench, 4), reserve(bench, 3, "h2"))
+    last = capture(bench)
+    part = capture(bench, 1, "t2", hold_id="h2", final=False)
+
+    assert ["ok 4 6 4 0 1", "ok 1 5 1 2 0"] == await bench.run(last, part)
+    before = await bench.fields(), await open_holds(bench), len(await bench.journal())
+    names = [bench.operation(name).record_key for name in ("t1", "t2")]
+    assert [0, 1] == [await bench.lane.execute(b"EXISTS", name) for name in names]
+    # In whatever order items come that have a record and those that have none.
+    for again in ([last, part], [part, last], [last, part, last], [last, last]):
+        replies = await bench.run(*again)
+        assert replies == [
+            "unknown_hold" if call is last else "replayed t2 1 5 1 2 0" for call in again
+        ]
     assert before == (await bench.fields(), await open_holds(bench), len(await bench.journal()))
 
 
@@ -272,17 +295,18 @@ async def test_partial_captures_add_up_and_the_last_one_releases_the_rest(bench:
 
 
 async def test_refusals_of_a_capture_come_in_their_order(bench: Bench) -> None:
-    record = bench.operation("t1").record_key
+    record = bench.operation("t1", key="k").record_key
     await bench.lane.execute(b"SET", record, b"other\0t0\0%d\0" % (NOW_MS + 1))
     refused = Quote((Option(b"", b"-", b"pro"),))
 
-    async def reply(quote: Quote | int, above: AboveHold = "refuse") -> str:
-        (said,) = await bench.run(capture(bench, quote, above=above))
+    async def reply(quote: Quote | int, above: AboveHold = "refuse", key: str = "") -> str:
+        (said,) = await bench.run(capture(bench, quote, above=above, key=key))
         return said
 
-    assert "idempotency_key_conflict t0" == await reply(refused)
-    await bench.lane.execute(b"DEL", record)
+    assert "idempotency_key_conflict t0" == await reply(refused, key="k")
     assert "cold" == await reply(refused)
+    await bench.account(b=4)
+    assert "unknown_hold" == await reply(refused)
     await bench.account(b=-9_000_000_000_000_000, r=f"4/{ENDS}/1")
     assert "unknown_hold" == await reply(refused)
     hold = OpenHold("h1", 4, 4, 0, NOW_MS - 1, audited=True, tier="")

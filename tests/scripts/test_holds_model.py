@@ -95,7 +95,8 @@ class Model:
 
     def answer(self, asked: Asked, now: int, *, is_unread: bool) -> str:
         fingerprint, expires, result = self.records.get((asked.user, asked.name), (b"", 0, ""))
-        if fingerprint and now <= expires:
+        is_remembered = bool(asked.call.record)
+        if fingerprint and now <= expires and is_remembered:
             if fingerprint != asked.fingerprint:
                 return f"idempotency_key_conflict {asked.name}"
             return f"replayed {asked.name} {result}"
@@ -104,7 +105,7 @@ class Model:
         if is_unread and asked.reads_holds:
             return "failed"
         reply = asked.decide(self.accounts[asked.user], now)
-        if reply.startswith("ok "):
+        if reply.startswith("ok ") and is_remembered:
             result = reply.removeprefix("ok ")
             self.records[asked.user, asked.name] = (asked.fingerprint, now + TTL_MS, result)
         return reply

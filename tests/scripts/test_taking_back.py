@@ -190,3 +190,20 @@ async def test_records_are_the_same_written_together_or_one_by_one(
     assert [f"replayed t{n} {reply[3:]}" for n, reply in enumerate(replies)] == repeated
     assert all(left > life / 2 for left, life in zip(left_ms, lives_ms, strict=True))
     assert all(left <= life for left, life in zip(left_ms, lives_ms, strict=True))
+
+
+@pytest.mark.parametrize("bench", ["real"], indirect=True)
+async def test_records_are_written_together_where_only_some_items_have_one(bench: Bench) -> None:
+    if not await has_msetex(bench):
+        pytest.skip("this server has no MSETEX")
+    await prepared(bench)
+    calls = captures(bench)
+    assert [True, False] == [bool(call.record) for call in calls]
+
+    await bench.lane.execute(b"ACL", b"SETUSER", b"default", b"-set")
+    replies = await bench.run(*calls)
+    await bench.lane.execute(b"ACL", b"SETUSER", b"default", b"+set")
+
+    assert all(reply.startswith("ok") for reply in replies)
+    again = await bench.run(*calls)
+    assert [f"replayed c-ada {replies[0][3:]}", "unknown_hold"] == again
