@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from credits_fast.benchmarks.readings import (
     ATOMIC,
+    BESIDE_HOLD,
     CEILING,
     HOLD,
     NAIVE,
@@ -133,7 +134,7 @@ def _throughput(readings: Readings) -> dict[str, Spread | None]:
         ours = _largest(readings, workload, {256})
         theirs = _only(readings, ATOMIC, workload)
         found[f"ratio_vs_postgres_{name}"] = _ratio(ours, theirs)
-    held, charged = (readings.per_s(Contest(who, _SPREAD, 256)) for who in (HOLD, PRODUCT))
+    held, charged = (readings.per_s(Contest(who, _SPREAD, 256)) for who in (HOLD, BESIDE_HOLD))
     found["ratio_hold_vs_charge"] = _ratio(held, charged)
     best = _largest(readings, _SPREAD)
     found["max_charges_per_s"] = best

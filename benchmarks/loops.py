@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
 from credits_fast.errors import CreditsError
 
@@ -42,6 +42,14 @@ class Answered(Generic[_T]):
     cpu_s: float = 0.0
     latencies_ms: list[float] = field(default_factory=list[float])
     outcomes: list[_T | CreditsError] = field(default_factory=list[_T | CreditsError])
+
+    def __iadd__(self, later: Answered[_T]) -> Self:
+        """What came of these calls, and then of some more."""
+        self.seconds += later.seconds
+        self.cpu_s += later.cpu_s
+        self.latencies_ms += later.latencies_ms
+        self.outcomes += later.outcomes
+        return self
 
 
 async def closed_loop(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATOMIC",
+    "BESIDE_HOLD",
     "CEILING",
     "COPY",
     "HOLD",
@@ -32,6 +33,7 @@ __all__ = [
 
 PRODUCT: Final = "credits-fast"
 HOLD: Final = "credits-fast, reserve and capture"
+BESIDE_HOLD: Final = "credits-fast, in turns with holds"
 NAIVE: Final = "redis-py evalsha"
 ATOMIC: Final = "PostgreSQL atomic"
 CEILING: Final = "server ceiling"

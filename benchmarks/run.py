@@ -20,12 +20,13 @@ from credits_fast.benchmarks.bare import Bare
 from credits_fast.benchmarks.carrying import carry, drain
 from credits_fast.benchmarks.ceiling import Ceiling
 from credits_fast.benchmarks.copy_floor import CopyFloor
-from credits_fast.benchmarks.loops import closed_loop, open_loop
+from credits_fast.benchmarks.loops import Answered, closed_loop, open_loop
 from credits_fast.benchmarks.naive import Naive
 from credits_fast.benchmarks.product import Product
 from credits_fast.benchmarks.proof import Proof, prove
 from credits_fast.benchmarks.readings import (
     ATOMIC,
+    BESIDE_HOLD,
     CEILING,
     COPY,
     HOLD,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from credits_fast.benchmarks.plan import Plan
     from credits_fast.benchmarks.workload import Request, Workload
     from credits_fast.settings import Settings
+    from credits_fast.types import CaptureResult, ChargeResult
 
 __all__ = ["Outcome", "Step", "run"]
 
@@ -54,6 +56,8 @@ _HOT: Final = WORKLOADS["one hot user"]
 _TRACE: Final = "trace"
 _CEILINGS: Final = (1, 64)
 _WARM_UP: Final = 500
+_TURNS: Final = 4
+"""Into how many parts what is measured in turns is cut in a round."""
 
 
 class Step(NamedTuple):
@@ -318,13 +322,20 @@ class _Run:
         self.readings.contests[contest].append(Reading.of(answered))
 
     async def _hold(self, number: int, callers: int) -> None:
-        """Right after the charges of as many callers, which it is compared with."""
-        contest = Contest(HOLD, _UNIFORM.name, callers)
-        self._tell(f"{contest.who}, {callers:,} callers")
-        product, requests = self._contestants.product, self._draw(_UNIFORM, number)
-        answered = await closed_loop(product.hold, requests, callers)
-        product.books.note_captures(answered.outcomes)
-        self.readings.contests[contest].append(Reading.of(answered))
+        """Holds in turns with charges, two for each, so that what the host does meanwhile meets both."""
+        self._tell(f"{HOLD}, {callers:,} callers")
+        product, most = self._contestants.product, number // _TURNS
+        held: Answered[CaptureResult] = Answered()
+        charged: Answered[ChargeResult] = Answered()
+        for _ in range(_TURNS):
+            requests = self._draw(_UNIFORM, 2 * most)
+            charged += await closed_loop(product.ask, requests, callers)
+            held += await closed_loop(product.hold, self._draw(_UNIFORM, most), callers)
+        product.books.note(charged.outcomes)
+        product.books.note_captures(held.outcomes)
+        contests = self.readings.contests
+        contests[Contest(BESIDE_HOLD, _UNIFORM.name, callers)].append(Reading.of(charged))
+        contests[Contest(HOLD, _UNIFORM.name, callers)].append(Reading.of(held))
 
     async def _charge_trace(self) -> None:
         self._tell("the trace")

@@ -114,6 +114,7 @@ class Figures:
         attempted: Operations that were asked for.
         attempts: Calls; a repeated one counts again.
         acknowledged: Operations that were acknowledged.
+        acknowledged_held: How many of these were held first, and captured.
         refused: Operations that were refused.
         unavailable: Operations of which the library said that they were not executed.
         ambiguous: Operations that never got an answer.
@@ -135,6 +136,7 @@ class Figures:
     attempted: int
     attempts: int
     acknowledged: int
+    acknowledged_held: int
     refused: int
     unavailable: int
     ambiguous: int
@@ -315,6 +317,9 @@ def _figures(case: _Case) -> Figures:
         attempted=len(case.asked),
         attempts=len(case.history),
         acknowledged=ended[Outcome.ACKNOWLEDGED],
+        acknowledged_held=sum(
+            one.outcome is Outcome.ACKNOWLEDGED and one.asked.is_held for one in case.asked.values()
+        ),
         refused=ended[Outcome.REFUSED],
         unavailable=ended[Outcome.UNAVAILABLE],
         ambiguous=len(ambiguous),

@@ -51,6 +51,11 @@ class Asked(NamedTuple):
         """What it changes the balance by, in micro-credits."""
         return -self.micros if self.verb == "charge" else self.micros
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it is reserved first, and captured: every other charge without a key."""
+        return self.verb == "charge" and self.key is None and self.number % 2 == 0
+
 
 class Attempt(NamedTuple):
     """One call, from its beginning to its answer.

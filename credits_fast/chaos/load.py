@@ -3,7 +3,8 @@
 Each caller asks for one thing after another: something new, now and then something it was answered
 already (which must be answered in the same way), now and then something else under a key that is
 taken. What got no answer is asked again by half of the callers, under the same key, as a program would;
-the other half gives up, and only the ledger knows.
+the other half gives up, and only the ledger knows. Every other charge without a key is held first, and
+written down is its capture.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _CANCELLED: Final = "CANCELLED"
 _ACTION: Final = "chaos"
 _TRIES_MAX: Final = 5
 _BETWEEN_TRIES_S: Final = 0.05
+_HELD_MS: Final = 2_000
+"""For how long a charge is held at most that is reserved first; what nobody captures expires."""
 _REMEMBERED_MAX: Final = 500
 _SETTLED_MAX: Final = 1_000
 _SETTLED_AT_ONCE: Final = 50
@@ -225,6 +228,9 @@ class Load:
 
 async def _call(engine: CreditsEngine, asked: Asked, metadata: dict[str, Any]) -> Any:
     amount = to_credits(asked.micros)
+    if asked.is_held:
+        held = await engine.reserve(asked.user, _ACTION, amount=amount, ttl_ms=_HELD_MS)
+        return await engine.capture(asked.user, _ACTION, held.hold_id, metadata=metadata)
     if asked.verb == "charge":
         return await engine.charge(
             asked.user, _ACTION, amount=amount, idempotency_key=asked.key, metadata=metadata

@@ -399,6 +399,35 @@ _RELEASE_GIVES_MORE: Final = Mutant(
     ),
 )
 
+_FIRST_CAPTURE_FORGOTTEN: Final = Mutant(
+    name="first-capture-forgotten",
+    defect="A capture whose answer was lost finds its hold finished, and is refused.",
+    scenario="reply-eater",
+    breaks="I10",
+    edits=(
+        Edit(
+            "calls/carrying.py",
+            "return first if first is not None else await self._refuse_finished(pending)",
+            "return await self._refuse_finished(pending)",
+        ),
+    ),
+)
+_HOLD_STAYS_OPEN: Final = Mutant(
+    name="captured-hold-stays-open",
+    defect="The capture that finishes a hold leaves it open, and may be done again.",
+    scenario="reply-eater",
+    breaks="I5",
+    edits=(
+        Edit("lua/capture.lua", "    keep(field, false)\n", "    keep(field, hold)\n"),
+        Edit(
+            "lua/capture.lua",
+            "  local reserved_after = reserved_text(kept, lapses,"
+            " option.is_final and open - 1 or open + 0)\n",
+            "  local reserved_after = reserved_text(total_text, lapses, open + 0)\n",
+        ),
+    ),
+)
+
 _NOTHING_TAKEN_BACK: Final = Mutant(
     name="takes-nothing-back",
     defect="What a script has written stays when a later write is denied.",
@@ -444,6 +473,8 @@ MUTANTS: Final = {
         _NOTHING_TAKEN_BACK,
         _NO_REVERSAL,
         _RELEASE_GIVES_MORE,
+        _FIRST_CAPTURE_FORGOTTEN,
+        _HOLD_STAYS_OPEN,
     )
 }
 """All of them, by name."""

@@ -10,6 +10,7 @@ from credits_fast.benchmarks.product import Books
 from credits_fast.benchmarks.proof import Proof, Rows
 from credits_fast.benchmarks.readings import (
     ATOMIC,
+    BESIDE_HOLD,
     CEILING,
     HOLD,
     NAIVE,
@@ -74,6 +75,7 @@ def readings() -> Readings:
         Contest(NAIVE, "uniform", 256): (1_000, 2_000),
         Contest(PRODUCT, "uniform", 256): (6_000, 10_000),
         Contest(HOLD, "uniform", 256): (3_000, 4_000),
+        Contest(BESIDE_HOLD, "uniform", 256): (4_000, 8_000),
         Contest(CEILING, "uniform", 1): (5_000, 5_000),
         Contest(CEILING, "uniform", 64): (12_000, 20_000),
         Contest(ATOMIC, "uniform", 16): (600, 500),

@@ -26,7 +26,7 @@ EXPECTED = {
     "ratio_vs_redis_py_1024": None,
     "ratio_vs_postgres_atomic": (10.0, 20.0),
     "ratio_vs_postgres_hot_user": (30.0, 25.0),
-    "ratio_hold_vs_charge": (0.5, 0.4),
+    "ratio_hold_vs_charge": (0.75, 0.5),
     "ratio_vs_server_ceiling_1": (1.2, 2.0),
     "ratio_vs_server_ceiling_64": (0.5, 0.5),
     "lone_call_overhead": (1.1, 1.3),

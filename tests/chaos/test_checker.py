@@ -98,12 +98,22 @@ def test_the_figures_say_how_every_operation_ended() -> None:
         figures.ambiguous,
     )
     assert (1, 1, 4) == (figures.ambiguous_executed, figures.replayed, figures.recorded)
+    assert 0 == figures.acknowledged_held
     assert (0, 0, 0, 0) == (
         figures.lost,
         figures.duplicated,
         figures.below_floor,
         figures.drift,
     )
+
+
+def test_what_is_held_first_is_counted_by_how_it_ended() -> None:
+    history = [acknowledged(number, A, 10, 90, at=0, key=None) for number in (1, 2)]
+    refused = history[1]._replace(outcome=Outcome.REFUSED)
+
+    assert [False, True] == [one.asked.is_held for one in history]
+    assert 1 == verdict(history).figures.acknowledged_held
+    assert 0 == verdict([history[0], refused]).figures.acknowledged_held
 
 
 def test_everything_is_looked_at() -> None:

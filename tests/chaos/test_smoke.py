@@ -59,6 +59,7 @@ def test_the_smoke_set_keeps_every_promise(tmp_path: Path) -> None:
         assert one["attempted"] == sum(one[name] for name in ended)
         assert INVARIANTS.keys() == one["invariants"].keys()
         assert sum(one["faults"].values()) > 0
+        assert 0 < one["acknowledged_held"] < one["acknowledged"]
         calls = (tmp_path / "calls" / f"{one['name']}-1.jsonl").read_text().splitlines()
         assert one["attempts"] == len(calls)
         assert one["attempted"] == len(operations(map(from_line, calls)))

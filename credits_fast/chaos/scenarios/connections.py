@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from credits_fast.chaos.load import Manners
 from credits_fast.chaos.proxy import Weather
 from credits_fast.chaos.scenario import Scenario
+from credits_fast.chaos.wishes import Mix
 
 if TYPE_CHECKING:
     from credits_fast.chaos.arena import Arena
@@ -59,6 +60,7 @@ REPLY_EATER: Final = Scenario(
     promise="Replies that are lost after the server has acted charge nobody twice, and lose nothing.",
     play=_reply_eater,
     is_in_smoke=True,
+    mix=Mix(keyed=0.6),  # more than elsewhere is remembered under its own id, or held
 )
 CANCEL_STORM: Final = Scenario(
     name="cancel-storm",

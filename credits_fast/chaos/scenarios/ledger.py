@@ -209,7 +209,8 @@ PG_DOWN_UNTIL_FULL: Final = Scenario(
     ),
     play=_down_until_full,
     config={"back_pressure": {"journal_max": _CAP}, "sync": {"retain_ms": 0, "retain_max": 1}},
-    mix=Mix(charges=1.0, opening_micros=1_000 * CREDIT),  # what gives credits back goes beyond
+    # What gives credits back, or charges what was held before, goes beyond.
+    mix=Mix(charges=1.0, keyed=1.0, opening_micros=1_000 * CREDIT),
 )
 CONFLICTING_COMMITS: Final = Scenario(
     name="conflicting-commits",

@@ -106,7 +106,8 @@ def _verdict(document: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text(
             f"\n✓ {totals['kept']} of {totals['scenarios']} promises kept: "
             f"{totals['lost'] - totals['lost_within_bound']} of {totals['acknowledged']:,} "
-            "acknowledged operations lost beyond what was promised "
+            f"acknowledged operations ({totals['acknowledged_held']:,} held first) "
+            "lost beyond what was promised "
             f"({totals['lost_within_bound']:,} within it), "
             f"{totals['duplicated']} of {totals['recorded']:,} rows "
             f"doubled, {totals['below_floor']} balances below zero, drift {totals['drift']}",
