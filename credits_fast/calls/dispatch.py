@@ -2,9 +2,11 @@
 
 Calls that arrive while nothing is in flight go out in the next turn, without a timer: a lone call
 waits for nobody. While a verb has a script in flight, its calls gather, and so batches grow with the
-load. A script call holds items of several partitions; in a cluster, where each is in a slot of its
-own, of one. All scripts of a turn leave in one write to each server; a server that has to be waited
-for keeps nobody else's waiting.
+load. Callers that are answered together ask together again, and they and the server would wait for each
+other in turn: so where nothing is in flight, the first half of them does not wait for the rest. A script
+call holds items of several partitions; in a cluster, where each is in a slot of its own, of one. All
+scripts of a turn leave in one write to each server; a server that has to be waited for keeps nobody
+else's waiting.
 
 A batch that another node of a cluster should have had, or whose script the server has dropped, was not
 executed: it is sent again as it is.
@@ -64,6 +66,11 @@ BATCH_MAX: Final = 128
 millisecond or two, for the server does nothing else meanwhile."""
 FLIGHTS_MAX: Final = 2
 """Script calls of one queue in flight at once."""
+_HALF_MIN: Final = 8
+"""Calls that are worth a script call of their own while others are still to come: what every script call
+costs the server is then about half of what they cost it."""
+_CROWD_LASTS: Final = 64
+"""Departures by which the number of calls that were in flight together is forgotten, about."""
 REPEATS_MAX: Final = 10
 """How often a batch is sent again because the server had dropped the script or redirects it."""
 _FAILED: Final = b"failed\0"
@@ -102,6 +109,9 @@ class Dispatcher:
         self._queues: dict[tuple[str, int], _Queue] = {}
         self._ready: list[_Queue] = []
         self.flights = 0
+        self._in_flight = 0
+        self._crowd = 0
+        self._half = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_sending = False
         self._is_open = False
@@ -180,6 +190,8 @@ class Dispatcher:
         queue.calls.append(waiting)
         if not queue.is_ready:
             self.wake(queue)
+        elif len(queue.calls) == self._half and not self.flights and self._flights_max > 1:
+            self._send()  # the first half of those who were answered together
 
     def _send(self) -> None:
         """One turn: everything that is ready, in one write to each server."""
@@ -229,8 +241,25 @@ class Dispatcher:
         while self._may_depart(queue) and (waiting := queue.next_batch()):
             queue.flights += 1
             self.flights += 1
+            self._in_flight += len(waiting)
             flights.append(_Flight(self, lane, queue, waiting))
+        if flights:
+            self._count_crowd()
         return flights
+
+    def _count_crowd(self) -> None:
+        """How many callers there are: as many as have had calls in flight together, not long ago."""
+        self._crowd = max(self._in_flight, self._crowd - self._crowd // _CROWD_LASTS - 1)
+        is_split = 2 * _HALF_MIN <= self._crowd <= BATCH_MAX  # more fill two batches anyway
+        self._half = self._crowd // 2 if is_split else 0
+
+    def landed(self, queue: _Queue, calls: int) -> None:
+        """A flight of a queue with so many calls has ended; those that wait may have another."""
+        queue.flights -= 1
+        self.flights -= 1
+        self._in_flight -= calls
+        if queue.calls:
+            self.wake(queue)
 
     def _depart(self, lane: Lane, flights: list[_Flight]) -> None:
         if not flights:
@@ -434,10 +463,7 @@ class _Flight:
         self._ended()
 
     def _ended(self) -> None:
-        self.queue.flights -= 1
-        self.dispatcher.flights -= 1
-        if self.queue.calls:
-            self.dispatcher.wake(self.queue)
+        self.dispatcher.landed(self.queue, len(self.waiting))
 
 
 class _Round:

@@ -115,6 +115,84 @@ async def test_a_batch_is_bounded_and_so_are_the_flights(dispatcher: Dispatcher)
     assert [BATCH_MAX, 5] == sorted(lane.items[FLIGHTS_MAX:], reverse=True)
 
 
+async def asked_again_and_again(dispatcher: Dispatcher, callers: int, rounds: int) -> None:
+    async def caller(number: int) -> None:
+        for _ in range(rounds):
+            await dispatcher.submit(charge(number, b"0"))
+
+    await asyncio.gather(*(caller(number) for number in range(callers)))
+
+
+@pytest.mark.parametrize(
+    ("callers", "first", "then"),
+    [
+        (15, 15, {15}),
+        (16, 16, {8}),
+        (30, 30, {15}),
+        (BATCH_MAX, BATCH_MAX, {BATCH_MAX // 2}),
+        (2 * BATCH_MAX, BATCH_MAX, {BATCH_MAX}),
+    ],
+)
+async def test_callers_who_were_answered_together_are_sent_in_halves(
+    dispatcher: Dispatcher, callers: int, first: int, then: set[int]
+) -> None:
+    """So that server and callers need not wait for each other; full batches overlap anyway."""
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
+
+    await asked_again_and_again(dispatcher, callers, 5)
+
+    assert first == lane.items[0]
+    assert then == {*lane.items[1:]}
+    assert 5 * callers == sum(lane.items)
+
+
+async def test_the_first_half_leaves_before_the_rest_has_asked(dispatcher: Dispatcher) -> None:
+    await asked_again_and_again(dispatcher, 40, 1)
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
+
+    answers = [dispatcher.submit(charge(number, b"0")) for number in range(19)]
+    assert [] == lane.items
+    answers.append(dispatcher.submit(charge(19, b"0")))
+    assert [20] == lane.items
+    answers += [dispatcher.submit(charge(number, b"0")) for number in range(20, 40)]
+    assert [20] == lane.items  # one is in flight: the rest gathers until the turn ends
+    await asyncio.gather(*answers)
+    assert [20, 20] == lane.items
+
+
+async def test_a_crowd_that_fills_more_than_a_batch_is_not_cut_in_halves(
+    dispatcher: Dispatcher,
+) -> None:
+    await asked_again_and_again(dispatcher, 200, 1)
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
+
+    answers = [dispatcher.submit(charge(number, b"0")) for number in range(120)]
+    assert [] == lane.items
+    await asyncio.gather(*answers)
+    assert [120] == lane.items
+
+
+async def test_where_one_answer_serves_all_of_them_they_travel_together(
+    dispatcher: Dispatcher,
+) -> None:
+    dispatcher._flights_max = 1  # as where a level of acknowledgement is asked for
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
+
+    await asked_again_and_again(dispatcher, 40, 5)
+
+    assert [40] * 5 == lane.items
+
+
+async def test_a_crowd_that_has_gone_is_forgotten(dispatcher: Dispatcher) -> None:
+    await asked_again_and_again(dispatcher, 3 * BATCH_MAX, 1)
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
+
+    await asked_again_and_again(dispatcher, 20, 150)
+
+    assert 20 == lane.items[0]
+    assert {10} == {*lane.items[-40:]}
+
+
 async def test_each_caller_gets_its_own_reply(dispatcher: Dispatcher) -> None:
     calls = [charge(number, b"%d" % number) for number in range(30)]
 
