@@ -72,6 +72,19 @@ local function option_at(at, terms)
   }
 end
 
+-- An account as one that has open holds is read, by half of what it costs otherwise: balance and sequence as
+-- numbers, expires and tier; then as text what is held, the moment up to which none has expired, and how
+-- many are open. Nothing where none is, or where Redis does not know the account.
+local function holding_account_of(key, found, epoch)
+  local entry_epoch, balance, held, lapses, open, sequence, expires, tier = match(
+    accounts[key] or found or '',
+    '^(%d*)%S* (%-?%d+) (%d+)/(%d+)/([1-9]%d*) (%d+) (%-?%d*) (.*)$'
+  )
+  if entry_epoch == epoch or entry_epoch == '' then
+    return balance + 0, sequence + 0, expires, tier, held, lapses, open
+  end
+end
+
 local function minus(amount)
   return amount == '0' and '\0' or '\0-'
 end

@@ -46,21 +46,17 @@ local function own_terms(terms, size)
 end
 
 -- By item: where its record stands among what was found; nil where every item has one.
-local function places_of_records()
-  if remembered == count then
-    return nil
-  end
-  local places, place = {}, partitions + count
+local record_places
+if remembered < count then
+  local place = partitions + count
+  record_places = {}
   for item = 1, remembered > 0 and count or 0 do
     if terms_of(ARGV[partitions + ARGUMENTS_OF_ITEM * (item - 1) + 6]).is_remembered then
       place = place + 1
-      places[item] = place
+      record_places[item] = place
     end
   end
-  return places
 end
-
-local record_places = places_of_records()
 
 -- The keys of account and record, each with what Redis has there, nothing for a record that is not
 -- to be; transaction id, tail, terms; and the item's own argument where the verb has one.
