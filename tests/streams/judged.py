@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from credits_fast.checks.balance_sheet import balance_sheet
 from credits_fast.sync.tables import holds, transactions
 from tests.streams.driver import CONFIG, Played, Stream
+from tests.streams.notes import Story
 
-__all__ = ["Verdict", "judged"]
+__all__ = ["Verdict", "contradicted", "judged"]
 
 _SHARE = Decimal(str(CONFIG["holds"]["settle_share"]))
 
@@ -78,7 +79,7 @@ async def judged(
     sheet = await balance_sheet(database)
     problems = [*played.differing, *(f"{u}: {p}" for u, p in sheet.differing.items())]
     for stream in streams:
-        problems += _contradicted(stream, played, charged[stream.number])
+        problems += contradicted(stream, played.stories.get(stream.number), charged[stream.number])
     consumed = {number: story.consumed for number, story in played.stories.items()}
     if sheet.reserved or states["reserved"]:
         problems.append(f"{states['reserved']} holds are open, {sheet.reserved} is reserved")
@@ -99,13 +100,12 @@ async def judged(
     )
 
 
-def _contradicted(stream: Stream, played: Played, charged: Decimal) -> list[str]:
-    """What is wrong with what one stream was charged."""
-    story = played.stories.get(stream.number)
+def contradicted(stream: Stream, story: Story | None, charged: Decimal) -> list[str]:
+    """What is wrong with what one stream was charged; none told a story that never began, or died first."""
     consumed = Decimal(0) if story is None else story.consumed
-    if story is None or story.is_over:
-        least, most = consumed, consumed
-    else:  # it died: a part may not be charged yet, and a piece more than it could say of
+    has_died = stream.ending == "killed" if story is None else not story.is_over
+    least, most = consumed, consumed
+    if has_died:  # a part may not be charged yet, and a piece more than it could say of
         least, most = consumed - _step(stream), consumed + 1
     if least <= charged <= most:
         return []

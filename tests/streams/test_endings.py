@@ -11,8 +11,8 @@ import pytest
 
 from credits_fast.ledger.database import connect
 from tests.servers import Servers
-from tests.streams.driver import ENDINGS, Played, Theatre, program
-from tests.streams.judged import judged
+from tests.streams.driver import ENDINGS, Played, Stream, Theatre, program
+from tests.streams.judged import contradicted, judged
 from tests.streams.notes import Story
 
 _log = logging.getLogger(__name__)
@@ -49,3 +49,27 @@ def test_more_than_a_thousand_streams_are_ended_before_they_end() -> None:
     shares = Counter(stream.ending for stream in streams)
 
     assert {"whole": 240, "left": 240, "raises": 240, "cancelled": 240, "killed": 320} == shares
+
+
+@pytest.mark.parametrize(
+    ("ending", "story", "charged", "problems"),
+    [
+        ("whole", Story(Decimal(5), is_over=True), 5, 0),
+        ("whole", Story(Decimal(5), is_over=True), 4, 1),
+        ("whole", None, 0, 0),
+        ("whole", None, 1, 1),
+        ("killed", Story(Decimal(5), is_over=True), 6, 1),
+        ("killed", Story(Decimal(5)), 6, 0),
+        ("killed", Story(Decimal(5)), 7, 1),
+        ("killed", Story(Decimal(5)), 3, 0),
+        ("killed", Story(Decimal(5)), 2, 1),
+        ("killed", None, 1, 0),  # it died between its first charge and its first word of it
+        ("killed", None, 2, 1),
+    ],
+)
+def test_only_a_stream_that_died_may_be_charged_other_than_it_said(
+    ending: str, story: Story | None, charged: int, problems: int
+) -> None:
+    stream = Stream(1, "ada", amount=8, pieces=30, ending=ending, at=12)
+
+    assert problems == len(contradicted(stream, story, Decimal(charged)))
