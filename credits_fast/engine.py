@@ -21,7 +21,7 @@ from credits_fast.calls.courier import Courier
 from credits_fast.calls.dispatch import Dispatcher
 from credits_fast.calls.levels import Levels
 from credits_fast.calls.operations import GRACE_MS, Operations, asked_for
-from credits_fast.calls.pending import Pending
+from credits_fast.calls.pending import Pending, under_way
 from credits_fast.calls.retry import repeat
 from credits_fast.config import CreditsConfig, load_config
 from credits_fast.errors import (
@@ -454,7 +454,7 @@ class CreditsEngine:
         )
         quote = self._prices.quote_for(action, amount, variables)
         call = wire.charge_call(operation, quote)
-        pending = Pending("charge", operation, call, wire.charged, (quote,))
+        pending = under_way(("charge", operation, call, wire.charged, (quote,), "", b""))
         return await self._carrier.carry_out(pending, acknowledge)
 
     async def charge_many(self, charges: Sequence[Charge]) -> list[ChargeResult | CreditsError]:

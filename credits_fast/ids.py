@@ -34,4 +34,4 @@ def operation_id() -> str:
     """
     milliseconds = time.time_ns() // 1_000_000
     others = _random.getrandbits(76) & _RANDOM | _FIXED
-    return "%032x" % (milliseconds << 80 | others)  # twice as fast as `format`
+    return (milliseconds << 80 | others).to_bytes(16).hex()  # half as long as any format takes

@@ -8,6 +8,7 @@ must see is logged elsewhere at WARNING and above. No handler is installed but o
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ _log: Final = logging.getLogger("credits_fast.decisions")
 logging.getLogger("credits_fast").addHandler(logging.NullHandler())
 
 
-def hears_decisions() -> bool:
-    """Whether anybody hears of what took effect; else nothing has to be made ready for it."""
-    return _log.isEnabledFor(logging.DEBUG)
+hears_decisions: Final = partial(_log.isEnabledFor, logging.DEBUG)
+"""Whether anybody hears of what took effect; else nothing has to be made ready for it."""
 
 
 def decided(verb: str, operation: Operation, amount: Decimal, *, replayed: bool = False) -> None:

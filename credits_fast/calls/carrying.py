@@ -300,7 +300,7 @@ def _read(pending: Pending[_R], reply: bytes) -> _R:
     """The result a reply holds, logged; a refusal is logged and raised."""
     verb, operation = pending.verb, pending.operation
     try:
-        result = pending.result(reply)
+        result = pending.read(reply, operation, *pending.facts)
     except RefusedError as error:
         logs.refused(verb, operation, error.code)
         raise

@@ -2,11 +2,13 @@
 
 Calls that arrive while nothing is in flight go out in the next turn, without a timer: a lone call
 waits for nobody. While a verb has a script in flight, its calls gather, and so batches grow with the
-load. Callers that are answered together ask together again, and they and the server would wait for each
-other in turn: so where nothing is in flight, the first half of them does not wait for the rest. A script
-call holds items of several partitions; in a cluster, where each is in a slot of its own, of one. All
-scripts of a turn leave in one write to each server; a server that has to be waited for keeps nobody
-else's waiting.
+load. A script call holds items of several partitions; in a cluster, where each is in a slot of its own, of
+one. All scripts of a turn leave in one write to each server; a server that has to be waited for keeps
+nobody else's waiting.
+
+Callers that are answered together ask together again, and they and the server would wait for each other in
+turn. So what is worth a script call leaves before the turn has ended: a full batch, and where nothing is
+in flight the first half of those who were answered together.
 
 A batch that another node of a cluster should have had, or whose script the server has dropped, was not
 executed: it is sent again as it is.
@@ -69,8 +71,8 @@ FLIGHTS_MAX: Final = 2
 _HALF_MIN: Final = 8
 """Calls that are worth a script call of their own while others are still to come: what every script call
 costs the server is then about half of what they cost it."""
-_CROWD_LASTS: Final = 64
-"""Departures by which the number of calls that were in flight together is forgotten, about."""
+_CALLERS_LAST: Final = 64
+"""Departures after which it is forgotten how many calls were in flight together."""
 REPEATS_MAX: Final = 10
 """How often a batch is sent again because the server had dropped the script or redirects it."""
 _FAILED: Final = b"failed\0"
@@ -110,7 +112,7 @@ class Dispatcher:
         self._ready: list[_Queue] = []
         self.flights = 0
         self._in_flight = 0
-        self._crowd = 0
+        self._lately_in_flight: deque[int] = deque(maxlen=_CALLERS_LAST)
         self._half = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_sending = False
@@ -190,8 +192,10 @@ class Dispatcher:
         queue.calls.append(waiting)
         if not queue.is_ready:
             self.wake(queue)
-        elif len(queue.calls) == self._half and not self.flights and self._flights_max > 1:
-            self._send()  # the first half of those who were answered together
+        elif self._flights_max > 1 and (
+            len(queue.calls) == BATCH_MAX or (len(queue.calls) == self._half and not self.flights)
+        ):
+            self._send()
 
     def _send(self) -> None:
         """One turn: everything that is ready, in one write to each server."""
@@ -244,14 +248,14 @@ class Dispatcher:
             self._in_flight += len(waiting)
             flights.append(_Flight(self, lane, queue, waiting))
         if flights:
-            self._count_crowd()
+            self._count_callers()
         return flights
 
-    def _count_crowd(self) -> None:
-        """How many callers there are: as many as have had calls in flight together, not long ago."""
-        self._crowd = max(self._in_flight, self._crowd - self._crowd // _CROWD_LASTS - 1)
-        is_split = 2 * _HALF_MIN <= self._crowd <= BATCH_MAX  # more fill two batches anyway
-        self._half = self._crowd // 2 if is_split else 0
+    def _count_callers(self) -> None:
+        """How many are half of the callers; all of them have had calls in flight together, not long ago."""
+        self._lately_in_flight.append(self._in_flight)
+        half = max(self._lately_in_flight) // 2
+        self._half = half if half >= _HALF_MIN else 0
 
     def landed(self, queue: _Queue, calls: int) -> None:
         """A flight of a queue with so many calls has ended; those that wait may have another."""
@@ -260,6 +264,8 @@ class Dispatcher:
         self._in_flight -= calls
         if queue.calls:
             self.wake(queue)
+            if self._flights_max > 1 and queue.is_ready and len(queue.calls) >= BATCH_MAX:
+                self._send()  # it is full without those who are answered now
 
     def _depart(self, lane: Lane, flights: list[_Flight]) -> None:
         if not flights:
@@ -348,11 +354,10 @@ class _Queue:
 
     def next_batch(self) -> list[_Waiting]:
         """The next calls whose callers still wait, as many as a batch may have, by partition."""
-        batch: list[_Waiting] = []
-        while self.calls and len(batch) < BATCH_MAX:
-            waiting = self.calls.popleft()
-            if not waiting[2].done():
-                batch.append(waiting)
+        calls, batch = self.calls, list[_Waiting]()
+        while calls and (room := BATCH_MAX - len(batch)):
+            taken = [calls.popleft() for _ in range(min(room, len(calls)))]
+            batch += [waiting for waiting in taken if not waiting[2].done()]
         batch.sort(key=_by_partition)
         return batch
 

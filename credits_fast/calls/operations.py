@@ -13,12 +13,13 @@ from credits_fast.amounts import to_micros
 from credits_fast.errors import InvalidArgumentError
 from credits_fast.exact import plain
 from credits_fast.ids import operation_id
+from credits_fast.named_tuples import new
 from credits_fast.protocol.keys import fingerprint
 from credits_fast.protocol.wire import AUDIT_ALL, AUDIT_NONE, AUDIT_SUCCESS, Operation
 
 if TYPE_CHECKING:
     from credits_fast.amounts import Amount
-    from credits_fast.config import CreditsConfig
+    from credits_fast.config import AuditConfig, CreditsConfig
     from credits_fast.protocol.keys import PartitionKeys, Partitions
     from credits_fast.types import Metadata, Variables
 
@@ -56,8 +57,8 @@ class Operations:
         self._key_ttl_ms = config.idempotency.ttl_ms
         self._own_ttl_ms = _DEADLINES_REMEMBERED * config.retry.deadline_ms
         self._grace_ms = grace_ms
-        self._audits = config.audit.enabled
         self._refusal_rate = config.audit.refusal_rate
+        self._audited = _audited(config.audit)
 
     def new(
         self,
@@ -84,35 +85,38 @@ class Operations:
         """
         user, partition = self._user(user_id) if type(user_id) is str else self._whose(user_id)
         acting = _action(action) if type(action) is str else arguments.identifier("action", action)
-        key = b""
+        key, asked, ttl_ms = b"", _NO_FINGERPRINT, self._own_ttl_ms
         if idempotency_key is not None:
             key = arguments.identifier("idempotency_key", idempotency_key)
-        keyed = bool(key) and self._uses_keys
-        ttl_ms = self._key_ttl_ms if keyed else self._own_ttl_ms
-        return Operation(
-            partition,
-            user,
-            acting,
-            key if keyed else b"",
-            operation_id(),
-            fingerprint(verb, action, *parameters) if keyed else _NO_FINGERPRINT,
-            ttl_ms,
-            ttl_ms + self._grace_ms,
-            self.audited(),
-            arguments.metadata_json(metadata) if metadata is not None else b"",
+            if self._uses_keys:
+                asked, ttl_ms = fingerprint(verb, action, *parameters), self._key_ttl_ms
+            else:
+                key = b""
+        audited = self._audited or self._sampled()
+        more = arguments.metadata_json(metadata) if metadata is not None else b""
+        life_ms = ttl_ms + self._grace_ms
+        return new(
+            Operation,
+            (partition, user, acting, key, operation_id(), asked, ttl_ms, life_ms, audited, more),
         )
 
     def _whose(self, user_id: str) -> tuple[bytes, PartitionKeys]:
         user = arguments.user_identifier(user_id)
         return user, self._partitions.of(user)
 
-    def audited(self) -> bytes:
+    def _sampled(self) -> bytes:
         """What the audit log gets of the next operation: of refusals, the configured share."""
-        if not self._audits:
-            return AUDIT_NONE
-        if self._refusal_rate >= 1 or random.random() < self._refusal_rate:  # noqa: S311  # a sample
-            return AUDIT_ALL
-        return AUDIT_SUCCESS
+        is_drawn = random.random() < self._refusal_rate  # noqa: S311  # a sample
+        return AUDIT_ALL if is_drawn else AUDIT_SUCCESS
+
+
+def _audited(config: AuditConfig) -> bytes | None:
+    """What the audit log gets of every operation; None where it is drawn for each."""
+    if not config.enabled:
+        return AUDIT_NONE
+    if 0 < config.refusal_rate < 1:
+        return None
+    return AUDIT_ALL if config.refusal_rate else AUDIT_SUCCESS
 
 
 @lru_cache(maxsize=_ACTIONS_KEPT)
@@ -134,7 +138,7 @@ def asked_for(
     """
     named = "" if amount is None else str(to_micros(amount))
     if fingerprint is None:
-        return named, canonical(variables)
+        return named, canonical(variables) if variables else ""
     given = arguments.identifier("fingerprint", fingerprint).decode()
     # Before the variables, each of which has a `=`: so neither can be taken for the other.
     return named, "fingerprint", given, canonical(variables)

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
+
+from credits_fast.named_tuples import new
 
 if TYPE_CHECKING:
     from credits_fast.protocol.wire import Call, Operation
 
-__all__ = ["Pending"]
+__all__ = ["Pending", "under_way"]
 
 R = TypeVar("R")
 
@@ -34,10 +47,13 @@ class Pending(NamedTuple, Generic[R]):
     subject: str = ""
     extra: bytes = b""
 
-    def result(self, reply: bytes) -> R:
-        """The result a reply holds.
 
-        Raises:
-            CreditsError: The refusal the script decided.
-        """
-        return self.read(reply, self.operation, *self.facts)
+_Fields: TypeAlias = "tuple[str, Operation, Call, Callable[..., R], tuple[Any, ...], str, bytes]"
+
+
+class _UnderWay(Protocol):
+    def __call__(self, fields: _Fields[R], /) -> Pending[R]: ...
+
+
+under_way: Final = cast("_UnderWay", partial(new, Pending))
+"""`Pending` of all its fields, in less than half of the time."""

@@ -12,7 +12,7 @@ from credits_fast import arguments
 from credits_fast.amounts import to_micros
 from credits_fast.calls.finished_holds import finished_hold
 from credits_fast.calls.operations import asked_for, canonical
-from credits_fast.calls.pending import Pending
+from credits_fast.calls.pending import Pending, under_way
 from credits_fast.calls.retry import repeat
 from credits_fast.errors import CreditsError, HoldExpiredError, InvalidArgumentError
 from credits_fast.protocol import hold_wire
@@ -147,8 +147,8 @@ class Holding:
         )
         quote = self._prices.quote_for(action, amount, variables)
         call = hold_wire.reserve_call(operation, quote, hold_ms=hold_ms, open_max=self._open_max)
-        facts = (quote,)
-        return Pending("reserve", operation, call, hold_wire.reserved, facts, extra=quote.variables)
+        read, facts = hold_wire.reserved, (quote,)
+        return under_way(("reserve", operation, call, read, facts, "", quote.variables))
 
     def capture(
         self,
@@ -308,8 +308,8 @@ def _capture(
     operation: Operation, hold: bytes, quote: Quote, *, final: bool, above: AboveHold
 ) -> Pending[CaptureResult]:
     call = hold_wire.capture_call(operation, hold, quote, final=final, above=above)
-    facts = (hold, quote)
-    return Pending("capture", operation, call, hold_wire.captured, facts, extra=quote.variables)
+    read, facts = hold_wire.captured, (hold, quote)
+    return under_way(("capture", operation, call, read, facts, "", quote.variables))
 
 
 def _checked_ttl(ttl_ms: int) -> int:

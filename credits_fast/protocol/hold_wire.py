@@ -10,8 +10,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast.amounts import to_credits
+from credits_fast.named_tuples import new
 from credits_fast.prices.pricing import Option, Quote
-from credits_fast.protocol.wire import from_ms, outcome, price
+from credits_fast.protocol.wire import OK, from_ms, outcome, price
 from credits_fast.resp import bulks
 from credits_fast.types import CaptureResult, ExtendResult, ReleaseResult, ReserveResult
 
@@ -168,14 +169,22 @@ def reserved(reply: bytes, operation: Operation, quote: Quote) -> ReserveResult:
     Raises:
         CreditsError: The refusal the script decided.
     """
-    hold_id, replayed, (amount, expires, balance, total) = outcome(reply, operation, quote)
-    return ReserveResult(
-        hold_id,
-        price(int(amount)),
-        from_ms(int(expires)),
-        to_credits(int(balance)),
-        price(int(total)),
-        replayed,
+    hold_id, replayed = operation.operation_id, False
+    if reply.startswith(OK):  # nearly every one
+        _, amount, expires, balance, total = reply.split(b"\0")
+    else:
+        hold_id, replayed, (amount, expires, balance, total) = outcome(reply, operation, quote)
+    return new(
+        ReserveResult,
+        (
+            hold_id,
+            price(int(amount)),
+            from_ms(int(expires)),
+            to_credits(int(balance)),
+            price(int(total)),
+            replayed,
+            "memory",
+        ),
     )
 
 
@@ -185,18 +194,27 @@ def captured(reply: bytes, operation: Operation, hold_id: bytes, quote: Quote) -
     Raises:
         CreditsError: The refusal the script decided.
     """
-    transaction_id, replayed, (cost, after, asked, left, final) = outcome(reply, operation, quote)
+    transaction_id, replayed = operation.operation_id, False
+    if reply.startswith(OK):  # nearly every one
+        _, cost, after, asked, left, final = reply.split(b"\0")
+    else:
+        transaction_id, replayed, facts = outcome(reply, operation, quote)
+        cost, after, asked, left, final = facts
     taken, now = int(cost), int(after)
-    return CaptureResult(
-        transaction_id,
-        hold_id.decode(),
-        price(taken),
-        price(int(asked)),
-        to_credits(now + taken),
-        to_credits(now),
-        price(int(left)),
-        final == b"1",
-        replayed,
+    return new(
+        CaptureResult,
+        (
+            transaction_id,
+            hold_id.decode(),
+            price(taken),
+            price(int(asked)),
+            to_credits(now + taken),
+            to_credits(now),
+            price(int(left)),
+            final == b"1",
+            replayed,
+            "memory",
+        ),
     )
 
 

@@ -10,6 +10,8 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from credits_fast.amounts import to_credits
@@ -19,6 +21,7 @@ from credits_fast.errors import (
     IncompatibleFormatError,
     PartitionFencedError,
 )
+from credits_fast.named_tuples import new
 from credits_fast.prices.pricing import UNPRICED
 from credits_fast.protocol.keys import FORMAT
 from credits_fast.protocol.refusals import Refusal, error_for
@@ -39,6 +42,7 @@ __all__ = [
     "COLD",
     "COLD_CHARGE",
     "DONE",
+    "OK",
     "OVERDUE",
     "UNKNOWN_HOLD",
     "Call",
@@ -73,7 +77,9 @@ AUDIT_SUCCESS: Final = b"1"
 AUDIT_ALL: Final = b"2"
 """What of an operation the audit log gets: nothing, its success, its success or its refusal."""
 
-DONE: Final = (b"ok\0", b"replayed\0")
+OK: Final = b"ok\0"
+"""How the reply to an operation begins that has taken effect now."""
+DONE: Final = (OK, b"replayed\0")
 """How the reply to an operation begins that has taken effect, now or before."""
 COLD: Final = b"cold"
 """The reply for an account that Redis does not know: it has to be loaded from the ledger."""
@@ -94,6 +100,7 @@ _ARGUMENTS_OF_ITEM: Final = 3
 _COMMON_TERMS: Final = 4
 _TERMS_KEPT: Final = 1_024
 _PRICES_KEPT: Final = 1_024
+_partition_of: Final = itemgetter(1)
 _MOMENTS_KEPT: Final = 64
 
 
@@ -227,16 +234,19 @@ class Operation(NamedTuple):
         if is_remembered:
             record = bulk(partition.record(user, b"key:" + key if key else b"id:" + name))
         size, packed = own
-        return Call(
-            script,
-            partition,
-            b"$%d\r\n%b%b\r\n" % (len(accounts) + len(user), accounts, user),
-            record,
-            bulk(own_key) if own_key else b"",
-            b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(tail), tail),
-            _terms(fingerprint, ttl_ms, life_ms if is_remembered else 0, audited, size, packed),
-            operation_id,
-            b"$%d\r\n%b\r\n" % (len(argument), argument) if argument else b"",
+        return new(
+            Call,
+            (
+                script,
+                partition,
+                b"$%d\r\n%b%b\r\n" % (len(accounts) + len(user), accounts, user),
+                record,
+                bulk(own_key) if own_key else b"",
+                b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(tail), tail),
+                _terms(fingerprint, ttl_ms, life_ms if is_remembered else 0, audited, size, packed),
+                operation_id,
+                bulk(argument) if argument else b"",
+            ),
         )
 
 
@@ -333,53 +343,41 @@ def request(
             number.
     """
     partitions, counts = _sections(calls)
-    of_item = _ARGUMENTS_OF_ITEM + bool(calls[0].argument)
-    place = _ARGUMENTS_OF_CALL + len(counts) + of_item * len(calls) + 1
-    places: dict[bytes, bytes] = {}
-    items: list[bytes] = []
-    for call in calls:
-        size, packed = call.terms
-        named = places.get(packed)
-        if named is None:
-            named = places[packed] = bulk(b"%d" % place)
-            place += size
-        items += (call.head, named, call.argument)
-    records = [call.record for call in calls if call.record]
-    own_keys = [call.own_key for call in calls if call.own_key]
+    _, _, accounts, records, own_keys, heads, terms, _, arguments = zip(*calls, strict=True)
+    remembered, own = [*filter(None, records)], [*filter(None, own_keys)]
     holds = [one.holds for one in partitions] if calls[0].script in _OF_HOLDS else []
     key_count = _KEYS_OF_PARTITION * len(counts) + len(holds)
-    key_count += len(calls) + len(records) + len(own_keys)
+    key_count += len(calls) + len(remembered) + len(own)
+    of_item = _ARGUMENTS_OF_ITEM + bool(calls[0].argument)
+    place = _ARGUMENTS_OF_CALL + len(counts) + of_item * len(calls) + 1
+    places: dict[Terms, bytes] = {}
+    for one in dict.fromkeys(terms):
+        places[one] = bulk(b"%d" % place)
+        place += one.size
     return b"".join(
         (
             b"*%d\r\n" % (3 + key_count + place - 1),
             bulks((b"EVALSHA", sha, b"%d" % key_count)),
             bulks([partition.journal for partition in partitions]),
             bulks([partition.gate for partition in partitions]),
-            *[call.account for call in calls],
-            *records,
-            *own_keys,
+            *accounts,
+            *remembered,
+            *own,
             bulks(holds),
             bulks((now_us, b"%d" % len(counts), journal_max)),
             bulks([b"%d" % count for count in counts]),
-            *items,
-            *places,
+            *chain.from_iterable(
+                zip(heads, map(places.__getitem__, terms), arguments, strict=True)
+            ),
+            *[one.packed for one in places],
         ),
     )
 
 
 def _sections(calls: Sequence[Call]) -> tuple[list[PartitionKeys], list[int]]:
     """The partitions of the calls, and how many calls each has."""
-    partitions: list[PartitionKeys] = []
-    counts: list[int] = []
-    last: PartitionKeys | None = None
-    for call in calls:
-        # Nearly always the same object; that of a call which was pickled is only equal.
-        if call.partition is not last and call.partition != last:
-            last = call.partition
-            partitions.append(last)
-            counts.append(0)
-        counts[-1] += 1
-    return partitions, counts
+    sections = [(partition, len([*those])) for partition, those in groupby(calls, _partition_of)]
+    return [partition for partition, _ in sections], [count for _, count in sections]
 
 
 @lru_cache(maxsize=_TERMS_KEPT)
@@ -400,10 +398,16 @@ def charged(reply: bytes, operation: Operation, quote: Quote) -> ChargeResult:
     Raises:
         CreditsError: The refusal the script decided.
     """
-    transaction_id, replayed, (cost, after) = outcome(reply, operation, quote)
+    transaction_id, replayed = operation.operation_id, False
+    if reply.startswith(OK):  # nearly every one
+        _, cost, after = reply.split(b"\0")
+    else:
+        transaction_id, replayed, (cost, after) = outcome(reply, operation, quote)
     taken, left = int(cost), int(after)
     before = to_credits(left + taken)
-    return ChargeResult(transaction_id, price(taken), before, to_credits(left), replayed)
+    return new(
+        ChargeResult, (transaction_id, price(taken), before, to_credits(left), replayed, "memory")
+    )
 
 
 def granted(reply: bytes, operation: Operation, micros: int) -> GrantResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -49,11 +50,12 @@ async def submitted(dispatcher: Dispatcher, call: Call) -> bytes:
 
 
 class CountingLane:
-    """Counts the script calls and the writes of a dispatcher's lane, and can hold replies back."""
+    """Counts the script calls and the writes of a dispatcher's lane, and what is in flight at once."""
 
     def __init__(self, lane: Any) -> None:
         self.writes: list[int] = []
         self.items: list[int] = []
+        self.in_flight = self.most_in_flight = 0
         self._send = lane.send
         lane.send = self.send
 
@@ -62,7 +64,13 @@ class CountingLane:
         if scripts:
             self.writes.append(len(scripts))
             self.items += [request.count(b"ada\0chat\0") for request in scripts]
-        self._send(requests, replies)
+        self.in_flight += len(replies)
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self._send(requests, [partial(self._landed, reply) for reply in replies])
+
+    def _landed(self, reply: Any, said: Any) -> None:
+        self.in_flight -= 1
+        reply(said)
 
 
 @pytest.fixture
@@ -111,7 +119,7 @@ async def test_a_batch_is_bounded_and_so_are_the_flights(dispatcher: Dispatcher)
 
     assert number == len(replies)
     assert BATCH_MAX == max(lane.items)
-    assert FLIGHTS_MAX == lane.writes[0]
+    assert FLIGHTS_MAX == lane.most_in_flight
     assert [BATCH_MAX, 5] == sorted(lane.items[FLIGHTS_MAX:], reverse=True)
 
 
@@ -131,12 +139,13 @@ async def asked_again_and_again(dispatcher: Dispatcher, callers: int, rounds: in
         (30, 30, {15}),
         (BATCH_MAX, BATCH_MAX, {BATCH_MAX // 2}),
         (2 * BATCH_MAX, BATCH_MAX, {BATCH_MAX}),
+        (5 * BATCH_MAX, BATCH_MAX, {BATCH_MAX}),
     ],
 )
 async def test_callers_who_were_answered_together_are_sent_in_halves(
     dispatcher: Dispatcher, callers: int, first: int, then: set[int]
 ) -> None:
-    """So that server and callers need not wait for each other; full batches overlap anyway."""
+    """So that server and callers need not wait for each other."""
     lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
 
     await asked_again_and_again(dispatcher, callers, 5)
@@ -148,6 +157,7 @@ async def test_callers_who_were_answered_together_are_sent_in_halves(
 
 async def test_the_first_half_leaves_before_the_rest_has_asked(dispatcher: Dispatcher) -> None:
     await asked_again_and_again(dispatcher, 40, 1)
+    await asked_again_and_again(dispatcher, 1, 5)
     lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
 
     answers = [dispatcher.submit(charge(number, b"0")) for number in range(19)]
@@ -160,16 +170,101 @@ async def test_the_first_half_leaves_before_the_rest_has_asked(dispatcher: Dispa
     assert [20, 20] == lane.items
 
 
-async def test_a_crowd_that_fills_more_than_a_batch_is_not_cut_in_halves(
-    dispatcher: Dispatcher,
+@pytest.mark.parametrize("callers", [BATCH_MAX + 2, 200, 2 * BATCH_MAX - 2])
+async def test_a_crowd_that_fills_more_than_a_batch_is_halved_as_well(
+    dispatcher: Dispatcher, callers: int
 ) -> None:
-    await asked_again_and_again(dispatcher, 200, 1)
+    await asked_again_and_again(dispatcher, callers, 1)
     lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
 
-    answers = [dispatcher.submit(charge(number, b"0")) for number in range(120)]
+    await asked_again_and_again(dispatcher, callers, 70)
+
+    assert {callers // 2} == {*lane.items}
+
+
+async def test_a_full_batch_leaves_before_the_rest_has_asked(dispatcher: Dispatcher) -> None:
+    lane = CountingLane(await dispatcher.router.lane(KEYS[0]))
+
+    answers = [dispatcher.submit(charge(number, b"0")) for number in range(BATCH_MAX - 1)]
     assert [] == lane.items
+    answers += [dispatcher.submit(charge(number, b"0")) for number in range(BATCH_MAX, 400)]
+
+    assert [BATCH_MAX] * FLIGHTS_MAX == lane.items  # no more may be in flight
     await asyncio.gather(*answers)
-    assert [120] == lane.items
+    assert 399 == sum(lane.items)
+
+
+class HoldingLane:
+    """Keeps what leaves on a dispatcher's lane back, until it is answered here."""
+
+    def __init__(self, lane: Any) -> None:
+        self._lane = lane
+        self._send = lane.send
+        self.waiting: list[Any] = []
+        lane.send = lambda _, replies: self.waiting.extend(replies)
+
+    def let_go(self) -> CountingLane:
+        """From now on everything leaves; what left before still waits."""
+        self._lane.send = self._send
+        return CountingLane(self._lane)
+
+    def land(self, items: int = BATCH_MAX) -> None:
+        """Answer what has waited longest."""
+        self.waiting.pop(0)([FREE] * items)
+
+
+FREE = b"ok\0000\0001000"
+
+
+async def test_a_full_batch_that_waits_leaves_before_anybody_answered_asks_again(
+    dispatcher: Dispatcher,
+) -> None:
+    holding = HoldingLane(await dispatcher.router.lane(KEYS[0]))
+    answers = [dispatcher.submit(charge(number, b"0")) for number in range(3 * BATCH_MAX)]
+    assert FLIGHTS_MAX == len(holding.waiting)
+    lane = holding.let_go()
+
+    holding.land()
+
+    assert [BATCH_MAX] == lane.items
+    holding.land()
+    assert {FREE} == {*await asyncio.gather(*answers)}
+
+
+async def test_where_one_answer_serves_all_of_them_full_batches_leave_together(
+    dispatcher: Dispatcher,
+) -> None:
+    dispatcher.router.part()
+    dispatcher._flights_max = 1
+    holding = HoldingLane(await dispatcher.router.lane(KEYS[0]))
+    calls = [charge(number, b"0", KEYS[number % 2]) for number in range(4 * BATCH_MAX)]
+    answers = [dispatcher.submit(call) for call in calls]
+    assert [] == holding.waiting
+    await asyncio.sleep(0)
+    assert 2 == len(holding.waiting)
+    lane = holding.let_go()
+
+    holding.land()
+    holding.land()
+
+    assert {FREE} == {*await asyncio.gather(*answers)}
+    assert [2] == lane.writes
+
+
+async def test_a_batch_of_callers_who_have_gone_keeps_nobody_waiting(
+    dispatcher: Dispatcher,
+) -> None:
+    holding = HoldingLane(await dispatcher.router.lane(KEYS[0]))
+    answers = [dispatcher.submit(charge(number, b"0")) for number in range(3 * BATCH_MAX + 5)]
+    for answer in answers[2 * BATCH_MAX : 3 * BATCH_MAX]:
+        answer.cancel()
+    lane = holding.let_go()
+
+    holding.land()
+
+    assert [5] == lane.items
+    holding.land()
+    assert [FREE] * 5 == await asyncio.gather(*answers[-5:])
 
 
 async def test_where_one_answer_serves_all_of_them_they_travel_together(
