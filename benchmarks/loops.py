@@ -66,7 +66,10 @@ async def closed_loop(
     async def caller() -> None:
         for request in left:
             begun = time.perf_counter()
-            outcome = await _outcome(ask, request)
+            try:
+                outcome: _T | CreditsError = await ask(request)
+            except CreditsError as error:
+                outcome = error
             answered.latencies_ms.append((time.perf_counter() - begun) * 1_000)
             answered.outcomes.append(outcome)
 
@@ -96,7 +99,10 @@ async def open_loop(
     answered = Answered[_T]()
 
     async def one(request: Request, due: float) -> None:
-        outcome = await _outcome(ask, request)
+        try:
+            outcome: _T | CreditsError = await ask(request)
+        except CreditsError as error:
+            outcome = error
         answered.latencies_ms.append((time.perf_counter() - due) * 1_000)
         answered.outcomes.append(outcome)
 
@@ -128,10 +134,3 @@ def _timed(answered: Answered[_T]) -> Generator[None, None, None]:
         answered.seconds = time.perf_counter() - begun
         answered.cpu_s = time.process_time() - cpu
         gc.unfreeze()
-
-
-async def _outcome(ask: Callable[[Request], Awaitable[_T]], request: Request) -> _T | CreditsError:
-    try:
-        return await ask(request)
-    except CreditsError as error:
-        return error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from credits_fast.errors import InsufficientCreditsError
 from credits_fast.types import CaptureResult, ChargeResult
@@ -84,10 +84,10 @@ class Product:
         self.books = Books()
         self._engine = engine
 
-    async def ask(self, request: Request) -> ChargeResult:
-        """One charge."""
+    def ask(self, request: Request) -> Coroutine[Any, Any, ChargeResult]:
+        """One charge, to be awaited."""
         user, action, key, variables = request
-        return await self._engine.charge(user, action, variables=variables, idempotency_key=key)
+        return self._engine.charge(user, action, variables=variables, idempotency_key=key)
 
     async def hold(self, request: Request) -> CaptureResult:
         """One charge that is held first: a reservation, and the capture of all of it."""

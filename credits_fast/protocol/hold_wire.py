@@ -201,13 +201,14 @@ def captured(reply: bytes, operation: Operation, hold_id: bytes, quote: Quote) -
         transaction_id, replayed, facts = outcome(reply, operation, quote)
         cost, after, asked, left, final = facts
     taken, now = int(cost), int(after)
+    paid = price(taken)
     return new(
         CaptureResult,
         (
             transaction_id,
             hold_id.decode(),
-            price(taken),
-            price(int(asked)),
+            paid,
+            paid if asked == cost else price(int(asked)),
             to_credits(now + taken),
             to_credits(now),
             price(int(left)),
