@@ -122,11 +122,10 @@ local function capture(item)
     return 'unknown_hold'
   end
   local hold_id = hold_id_of(field)
-  local amount, held_text, captured, ends, audited, judged = hold_parts(hold)
+  local amount, held_text, captured, ends, audited, judged, held = hold_parts(hold)
   if not amount then
     return 'failed\0' .. NO_HOLD
   end
-  local held = held_text + 0
   local total = total_text == held_text and held or (total_text or 0) + 0
   if not balance or total < held then
     return 'failed\0MALFORMED the account has less reserved than one of its holds'

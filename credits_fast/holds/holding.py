@@ -186,8 +186,10 @@ class Holding:
             raise InvalidArgumentError("above", f"must be one of {', '.join(_POLICIES)}")
         if variables is not None:
             arguments.check_variables(variables)
-        named = "" if amount is None else str(to_micros(amount))
-        asked = () if is_once else (named, canonical(variables), str(final), policy)
+        asked: tuple[str, ...] = ()
+        if idempotency_key is not None and not is_once:
+            named = "" if amount is None else str(to_micros(amount))
+            asked = (named, canonical(variables), str(final), policy)
         operation = self._operations.new(
             "capture", user_id, action, idempotency_key, metadata, hold_id, *asked
         )

@@ -41,7 +41,8 @@ end
 local function set_holds(partition, is_taken_back)
   local key, seen = KEYS[OF_HOLDS + partition], looked[partition]
   local words, dropped = {}, {}
-  for at, field in ipairs(seen.fields) do
+  for at = 1, #seen.fields do
+    local field = seen.fields[at]
     local state = states[field]
     if state ~= nil and is_taken_back then
       state = seen.found[at]
