@@ -62,56 +62,98 @@ local function option_at(at, terms)
   return {
     cost = cost,
     amount = cost ~= '*' and integer(cost),
-    ended = '\0' .. final,
+    raw_cost = raw_cost,
+    formula = formula,
     is_final = final == '1',
     above = above,
     common = '\0' .. terms.fingerprint .. '\0' .. terms.ttl_ms .. '\0' .. terms.audited .. '\0',
-    state = final == '1' and '\0captured\0' or '\0reserved\0',
-    priced = '\0' .. raw_cost .. '\0' .. formula .. '\0',
-    remembered = '\0' .. terms.ends .. '\0',
   }
-end
-
--- An account as one that has open holds is read, by half of what it costs otherwise: balance and sequence as
--- numbers, expires and tier; then as text what is held, the moment up to which none has expired, and how
--- many are open. Nothing where none is, or where Redis does not know the account.
-local function holding_account_of(key, found, epoch)
-  local entry_epoch, balance, held, lapses, open, sequence, expires, tier = match(
-    accounts[key] or found or '',
-    '^(%d*)%S* (%-?%d+) (%d+)/(%d+)/([1-9]%d*) (%d+) (%-?%d*) (.*)$'
-  )
-  if entry_epoch == epoch or entry_epoch == '' then
-    return balance + 0, sequence + 0, expires, tier, held, lapses, open
-  end
 end
 
 local function minus(amount)
   return amount == '0' and '\0' or '\0-'
 end
 
-local ends_at, ended -- of the hold before: those of one call have often been made in one as well
+local settled -- what became of the hold before: those of one call have often been made in one as well
 
-local function has_ended(ends)
-  if ends ~= ends_at then
-    ends_at, ended = ends, now_ms > ends + 0
+-- What becomes of a hold, and of what its account has reserved, but for the balance and the ids. Else nil
+-- and the reply: a refusal, or why it has failed.
+local function settlement_of(hold, reserved, terms, tail, hold_id)
+  if settled and settled.hold == hold and settled.reserved == reserved and settled.terms == terms then
+    return settled
   end
-  return ended
+  local amount, held_text, captured, ends, audited, judged = hold_parts(hold)
+  if not amount then
+    return nil, 'failed\0' .. NO_HOLD
+  end
+  local held, total, lapses, open = held_text + 0, held_of(reserved)
+  if total < held or open < 1 then
+    return nil, 'failed\0MALFORMED the account has less reserved than one of its holds'
+  end
+  if now_ms > ends + 0 then
+    return nil, refusal('capture', '', terms, tail, 'hold_expired', hold_id)
+  end
+  local option = terms.options[judged] or option_of(terms, judged, terms.own_at + 2, option_at)
+  if option.cost == '-' then
+    return nil, refusal('capture', '', terms, tail, 'membership_required', option.raw_cost, judged)
+  end
+  if option.cost == '!' then
+    return nil, refusal('capture', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
+  end
+  local price, price_text = option.amount or held, option.amount and option.cost or held_text
+  if price > held and option.above == 'refuse' then
+    return nil, refusal('capture', '', terms, tail, 'capture_exceeds_hold', hold_id, price_text, held_text)
+  end
+  local cost, cost_text = price, price_text
+  if price > held and option.above == 'cap' then
+    cost, cost_text = held, held_text
+  end
+  if captured ~= '0' and captured + cost > SUM_MAX then
+    return nil, refusal('capture', '', terms, tail, 'balance_limit', captured, cost_text, 'captured')
+  end
+
+  captured = captured == '0' and cost_text or text(captured + cost)
+  local state, taken, taken_text, left, ended = '\0captured\0', held, held_text, '0', '\0001'
+  local hold_after = false
+  if not option.is_final then
+    taken = math.min(cost, held)
+    state, taken_text, left, ended = '\0reserved\0', text(taken), text(held - taken), '\0000'
+    hold_after = table.concat({ amount, left, captured, ends, audited, judged }, ' ')
+    open = open + 1
+  end
+  local kept = total == taken and '0' or text(total - taken)
+  settled = {
+    hold = hold, reserved = reserved, terms = terms,
+    cost = cost,
+    cost_text = cost_text,
+    minus = minus(cost_text),
+    common = option.common,
+    became = state .. amount .. '\0' .. left .. '\0' .. captured .. '\0' .. ends .. minus(taken_text)
+      .. taken_text .. '\0' .. kept .. '\0' .. price_text .. '\0' .. option.raw_cost .. '\0'
+      .. option.formula .. '\0',
+    reserved_after = reserved_text(kept, lapses, open - 1),
+    hold_after = hold_after,
+    told = '\0' .. price_text .. '\0' .. left .. ended,
+  }
+  return settled
 end
 
 local function capture(item)
   local account_key, account, record_key, record, transaction_id, tail, terms, field =
     item_at(item)
-  local balance, sequence, expires, tier, total_text, lapses, open =
-    holding_account_of(account_key, account, epoch)
+  local balance, sequence, reserved, expires, tier, balance_text = account_of(account, epoch)
 
-  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
+  local replay, used_by
+  if record then
+    replay, used_by = replay_of(record, terms.fingerprint, now_ms)
+  end
   if used_by then
     return refusal('capture', '', terms, tail, 'idempotency_key_conflict', used_by)
   end
   if replay then
     return replay
   end
-  if not balance and not account_of(account_key, account, epoch) then
+  if not balance then
     return 'cold'
   end
   if unread then
@@ -122,66 +164,25 @@ local function capture(item)
     return 'unknown_hold'
   end
   local hold_id = hold_id_of(field)
-  local amount, held_text, captured, ends, audited, judged, held = hold_parts(hold)
-  if not amount then
-    return 'failed\0' .. NO_HOLD
+  local settlement, reply = settlement_of(hold, reserved, terms, tail, hold_id)
+  if not settlement then
+    return reply
   end
-  local total = total_text == held_text and held or (total_text or 0) + 0
-  if not balance or total < held then
-    return 'failed\0MALFORMED the account has less reserved than one of its holds'
-  end
-  if has_ended(ends) then
-    return refusal('capture', '', terms, tail, 'hold_expired', hold_id)
-  end
-  local option = option_of(terms, judged, terms.own_at + 2, option_at)
-  if option.cost == '-' then
-    return refusal('capture', '', terms, tail, 'membership_required', option.raw_cost, judged)
-  end
-  if option.cost == '!' then
-    return refusal('capture', '', terms, tail, 'unpriced', option.raw_cost, option.formula)
-  end
-  local price, price_text = option.amount or held, option.amount and option.cost or held_text
-  if price > held and option.above == 'refuse' then
-    return refusal('capture', '', terms, tail, 'capture_exceeds_hold', hold_id, price_text, held_text)
-  end
-  local cost, cost_text = price, price_text
-  if price > held and option.above == 'cap' then
-    cost, cost_text = held, held_text
-  end
-  if balance - cost < -SUM_MAX then
-    return refusal('capture', '', terms, tail, 'balance_limit', text(balance), cost_text)
-  end
-  if captured ~= '0' and captured + cost > SUM_MAX then
-    return refusal('capture', '', terms, tail, 'balance_limit', captured, cost_text, 'captured')
+  if balance - settlement.cost < -SUM_MAX then
+    return refusal('capture', '', terms, tail, 'balance_limit', balance_text, settlement.cost_text)
   end
 
-  local taken, taken_text, left = held, held_text, '0'
-  if not option.is_final then
-    taken = math.min(cost, held)
-    taken_text, left = text(taken), text(held - taken)
-  end
-  captured = captured == '0' and cost_text or text(captured + cost)
-  local after, number = text(balance - cost), text(sequence + 1)
-  local kept = total == taken and '0' or text(total - taken)
-  local reserved_after = reserved_text(kept, lapses, option.is_final and open - 1 or open + 0)
-  local ok = 'ok\0' .. cost_text .. '\0' .. after .. '\0' .. price_text .. '\0' .. left .. option.ended
-  journalled(
-    'capture\0' .. transaction_id .. '\0' .. number .. minus(cost_text) .. cost_text .. '\0' .. after
-      .. option.common .. hold_id .. option.state .. amount .. '\0' .. left .. '\0' .. captured
-      .. '\0' .. ends .. minus(taken_text) .. taken_text .. '\0' .. kept .. '\0' .. price_text
-      .. option.priced .. tail
-  )
+  local after, number = format('%d', balance - settlement.cost), format('%d', sequence + 1)
   post(
-    account_key, account_text(after, number, reserved_after, expires, tier), record_key,
-    record_key and terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. string.sub(ok, 4),
+    'capture\0' .. transaction_id .. '\0' .. number .. settlement.minus .. settlement.cost_text .. '\0'
+      .. after .. settlement.common .. hold_id .. settlement.became .. tail,
+    account_key, account_text(after, number, settlement.reserved_after, expires, tier), record_key,
+    record_key and terms.fingerprint .. '\0' .. transaction_id .. '\0' .. terms.ends .. '\0'
+      .. settlement.cost_text .. '\0' .. after .. settlement.told,
     terms.life_ms
   )
-  if option.is_final then
-    keep(field, false)
-  else
-    keep(field, table.concat({ amount, left, captured, ends, audited, judged }, ' '))
-  end
-  return ok
+  keep(field, settlement.hold_after)
+  return 'ok\0' .. settlement.cost_text .. '\0' .. after .. settlement.told
 end
 
 return batch(capture, OPEN_HOLDS)

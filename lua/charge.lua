@@ -63,13 +63,17 @@ end
 
 local function charge(item)
   local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
-  local expired = balance and has_expired(expires, now_ms)
-  local option = option_of(terms, balance and not expired and tier or '', terms.own_at, option_at)
+  local balance, sequence, reserved, expires, tier = account_of(account, epoch)
+  local expired = balance and expires ~= '' and has_expired(expires, now_ms)
+  local judged = balance and not expired and tier or ''
+  local option = terms.options[judged] or option_of(terms, judged, terms.own_at, option_at)
   local cost = option.cost
 
-  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
-  if not replay and is_full() then
+  local replay, used_by
+  if record then
+    replay, used_by = replay_of(record, terms.fingerprint, now_ms)
+  end
+  if not replay and is_full then
     return 'back_pressure\0' .. ARGV[3]
   end
   if used_by then
@@ -96,11 +100,9 @@ local function charge(item)
     return refusal('charge', '', terms, tail, 'insufficient_credits', cost, text(available), held)
   end
 
-  local after, number = text(balance - option.amount), text(sequence + 1)
-  journalled(
-    'charge\0' .. transaction_id .. '\0' .. number .. option.delta .. after .. option.priced .. tail
-  )
+  local after, number = format('%d', balance - option.amount), format('%d', sequence + 1)
   post(
+    'charge\0' .. transaction_id .. '\0' .. number .. option.delta .. after .. option.priced .. tail,
     account_key, account_text(after, number, reserved, expires, tier), record_key,
     terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. after, terms.life_ms
   )

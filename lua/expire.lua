@@ -98,7 +98,7 @@ local function expired_of(open)
 end
 
 local function expire(epoch, account_key, account, tail, ids)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+  local balance, sequence, reserved, expires, tier = account_of(account, epoch)
   if not balance then
     return 'cold'
   end
@@ -128,7 +128,7 @@ local function expire(epoch, account_key, account, tail, ids)
   end
   local kept = reserved_text(text(total), lapses, count - #over)
   if #over > 0 or kept ~= reserved then
-    states[account_key] = account_text(text(balance), text(sequence), kept, expires, tier)
+    states[account_key] = account_text(text(balance), sequence, kept, expires, tier)
   end
   return 'expired\0' .. #over
 end

@@ -50,12 +50,12 @@ local function extend(item)
   local account_key, account, record_key, record, transaction_id, tail, terms, field =
     item_at(item)
   local amount, hold_ms = own_terms(terms, 2)
-  local balance, _, reserved, expires, tier, balance_text, number =
-    account_of(account_key, account, epoch)
+  local balance, sequence, reserved, expires, tier, balance_text =
+    account_of(account, epoch)
   local more = integer(amount)
 
-  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
-  if not replay and more > 0 and is_full() then
+  local replay, used_by = replay_of(record, terms.fingerprint, now_ms)
+  if not replay and more > 0 and is_full then
     return 'back_pressure\0' .. ARGV[3]
   end
   if used_by then
@@ -105,12 +105,12 @@ local function extend(item)
   local result = table.concat(
     { amount, text(hold.reserved), text(ends), balance_text, text(total) }, '\0'
   )
-  journalled(table.concat({
-    'extend', transaction_id, balance_text, terms.fingerprint, terms.ttl_ms, terms.audited,
-    hold_fields(hold_id, 'reserved', hold, more, total), tail,
-  }, '\0'))
   post(
-    account_key, account_text(balance_text, number, kept, expires, tier), record_key,
+    table.concat({
+      'extend', transaction_id, balance_text, terms.fingerprint, terms.ttl_ms, terms.audited,
+      hold_fields(hold_id, 'reserved', hold, more, total), tail,
+    }, '\0'),
+    account_key, account_text(balance_text, sequence, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
   keep(field, hold_text(hold))

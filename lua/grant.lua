@@ -38,11 +38,11 @@ local ARGUMENTS_OF_ITEM = 3
 
 local function grant(item)
   local account_key, account, record_key, record, _, tail, terms = item_at(item)
-  local balance = account_of(account_key, account, epoch)
+  local balance = account_of(account, epoch)
   local amount = own_terms(terms, 1)
 
-  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
-  if not replay and is_full() then
+  local replay, used_by = replay_of(record, terms.fingerprint, now_ms)
+  if not replay and is_full then
     return 'back_pressure\0' .. ARGV[3]
   end
   if used_by then

@@ -58,7 +58,7 @@ local function load(epoch, key, user, balance, reserved, sequence, tier, expires
   expires = expires == '' and '' or text(integer(expires))
   local account = epoch .. '-0' .. account_text(balance, sequence, reserved, expires, tier)
   local found = call('MGET', key)[1] -- nil, and no error, for what is not text
-  if found and account_of(key, found, epoch) then
+  if found and account_of(found, epoch) then
     return 'present'
   end
   local is_earlier = found and match(found, '^%d+%-%d+ ')

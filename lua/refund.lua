@@ -65,10 +65,10 @@ end
 local function refund(item)
   local account_key, account, record_key, record, _, tail, terms = item_at(item)
   local refunded_key = KEYS[last_read + item]
-  local balance = account_of(account_key, account, epoch)
+  local balance = account_of(account, epoch)
   local amount, related, bounded = own_terms(terms, 3)
 
-  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
+  local replay, used_by = replay_of(record, terms.fingerprint, now_ms)
   if used_by then
     return refusal('refund', amount, terms, tail, 'idempotency_key_conflict', used_by)
   end

@@ -40,10 +40,10 @@ local ARGUMENTS_OF_ITEM = 4
 local function release(item)
   local account_key, account, record_key, record, transaction_id, tail, terms, field =
     item_at(item)
-  local balance, _, reserved, expires, tier, balance_text, number =
-    account_of(account_key, account, epoch)
+  local balance, sequence, reserved, expires, tier, balance_text =
+    account_of(account, epoch)
 
-  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
+  local replay, used_by = replay_of(record, terms.fingerprint, now_ms)
   if used_by then
     return refusal('release', '', terms, tail, 'idempotency_key_conflict', used_by)
   end
@@ -75,13 +75,13 @@ local function release(item)
 
   hold.reserved = 0
   local result = table.concat({ text(held), balance_text, text(total - held) }, '\0')
-  journalled(table.concat({
-    'release', transaction_id, balance_text, terms.fingerprint, terms.ttl_ms, terms.audited,
-    hold_fields(hold_id, 'released', hold, -held, total - held), tail,
-  }, '\0'))
   local kept = reserved_text(text(total - held), lapses, open - 1)
   post(
-    account_key, account_text(balance_text, number, kept, expires, tier), record_key,
+    table.concat({
+      'release', transaction_id, balance_text, terms.fingerprint, terms.ttl_ms, terms.audited,
+      hold_fields(hold_id, 'released', hold, -held, total - held), tail,
+    }, '\0'),
+    account_key, account_text(balance_text, sequence, kept, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )
   keep(field, false)

@@ -47,6 +47,8 @@ local ARGUMENTS_OF_ITEM = 3
 --- @include "hold"
 --- @include "new_holds"
 
+local hold_ms_before, lapses, ends -- of the option before: holds last for the same time as a rule
+
 -- An option as texts that only have to be joined: what all items that choose it have in common.
 local function option_at(at, terms, judged)
   local cost, raw_cost, formula = ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -54,8 +56,10 @@ local function option_at(at, terms, judged)
     return { cost = cost, raw_cost = raw_cost, formula = formula }
   end
   local hold_ms, open_max = own_terms(terms, 2)
-  local lapses = now_ms + integer(hold_ms)
-  local ends = text(lapses)
+  if hold_ms ~= hold_ms_before then
+    hold_ms_before, lapses = hold_ms, now_ms + integer(hold_ms)
+    ends = text(lapses)
+  end
   return {
     cost = cost,
     amount = integer(cost),
@@ -64,25 +68,26 @@ local function option_at(at, terms, judged)
     common = '\0' .. terms.fingerprint .. '\0' .. terms.ttl_ms .. '\0' .. terms.audited .. '\0',
     held = '\0reserved\0' .. cost .. '\0' .. cost .. '\0000\0' .. ends .. '\0' .. cost .. '\0',
     priced = '\0' .. judged .. '\0' .. raw_cost .. '\0' .. formula .. '\0',
-    remembered = '\0' .. terms.ends .. '\0',
     hold = cost .. ' ' .. cost .. ' 0 ' .. ends .. ' ' .. terms.audited .. ' ' .. judged,
-    kept = reserved_text(cost, lapses, 1), -- where it is the only one
+    kept = cost .. '/' .. ends .. '/1', -- where it is the only one
     told = cost .. '\0' .. ends .. '\0',
-    ok = 'ok\0' .. cost .. '\0' .. ends .. '\0',
   }
 end
 
 local function reserve(item)
   local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
-  local balance, _, reserved, expires, tier, balance_text, number =
-    account_of(account_key, account, epoch)
-  local expired = balance and has_expired(expires, now_ms)
+  local balance, sequence, reserved, expires, tier, balance_text =
+    account_of(account, epoch)
+  local expired = balance and expires ~= '' and has_expired(expires, now_ms)
   local judged = balance and not expired and tier or ''
-  local option = option_of(terms, judged, terms.own_at + 2, option_at)
+  local option = terms.options[judged] or option_of(terms, judged, terms.own_at + 2, option_at)
   local cost = option.cost
 
-  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
-  if not replay and is_full() then
+  local replay, used_by
+  if record then
+    replay, used_by = replay_of(record, terms.fingerprint, now_ms)
+  end
+  if not replay and is_full then
     return 'back_pressure\0' .. ARGV[3]
   end
   if used_by then
@@ -102,16 +107,16 @@ local function reserve(item)
   end
   local held, lapses, open = held_of(reserved)
   local is_bound = option.open_max > 0
-  local is_full = is_bound and open >= option.open_max
+  local is_last = is_bound and open >= option.open_max
   local is_short = is_bound and balance - held < option.amount
-  if (is_full or is_short) and is_overdue(reserved, now_ms) then
+  if (is_last or is_short) and is_overdue(reserved, now_ms) then
     return 'overdue'
   end
   if is_short then
     local told, available = told_held(reserved), text(balance - held)
     return refusal('reserve', '', terms, tail, 'insufficient_credits', cost, available, told)
   end
-  if is_full then
+  if is_last then
     return refusal('reserve', '', terms, tail, 'hold_limit', text(option.open_max))
   end
 
@@ -120,18 +125,16 @@ local function reserve(item)
     total = text(held + option.amount)
     kept = reserved_text(total, math.min(lapses or option.lapses, option.lapses), open + 1)
   end
-  journalled(
-    'reserve\0' .. transaction_id .. '\0' .. balance_text .. option.common .. transaction_id
-      .. option.held .. total .. option.priced .. tail
-  )
   post(
-    account_key, account_text(balance_text, number, kept, expires, tier), record_key,
-    terms.fingerprint .. '\0' .. transaction_id .. option.remembered .. option.told .. balance_text
-      .. '\0' .. total,
+    'reserve\0' .. transaction_id .. '\0' .. balance_text .. option.common .. transaction_id
+      .. option.held .. total .. option.priced .. tail,
+    account_key, account_text(balance_text, sequence, kept, expires, tier), record_key,
+    terms.fingerprint .. '\0' .. transaction_id .. '\0' .. terms.ends .. '\0' .. option.told
+      .. balance_text .. '\0' .. total,
     terms.life_ms
   )
-  make(hold_field(user_of(tail), transaction_id), option.hold)
-  return option.ok .. balance_text .. '\0' .. total
+  make(match(tail, '^%Z*%z') .. transaction_id, option.hold) -- the tail begins with the user, and NUL
+  return 'ok\0' .. option.told .. balance_text .. '\0' .. total
 end
 
 return batch(reserve, { write = write_new_holds, take_back = take_back_new_holds })

@@ -69,12 +69,12 @@ end
 local function set_tier(item)
   local account_key, account, record_key, record, transaction_id, tail, terms = item_at(item)
   local verb, target, subject, judged_by, policy, expiry, options = own_terms(terms, 7)
-  local before, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+  local before, sequence, reserved, expires, tier = account_of(account, epoch)
   local expired = before and has_expired(expires, now_ms)
   local judged = before and not (expired and judged_by == 'effective') and tier or ''
   local verdict, cap = verdict_on(judged, terms.own_at + 7, tonumber(options))
 
-  local replay, used_by = replay_of(record_key, record, terms.fingerprint, now_ms)
+  local replay, used_by = replay_of(record, terms.fingerprint, now_ms)
   if used_by then
     return refusal(verb, subject, terms, tail, 'idempotency_key_conflict', used_by)
   end
@@ -99,11 +99,11 @@ local function set_tier(item)
   local new_tier = target ~= '' and target or tier
   local ends = expires_after(expiry, expires)
   local result = table.concat({ tier, new_tier, text(before), after, ends }, '\0')
-  journalled(table.concat({
-    'tier', transaction_id, number, text(balance - before), after, terms.fingerprint, terms.ttl_ms,
-    terms.audited, verb, tier, new_tier, ends, expiry, tail,
-  }, '\0'))
   post(
+    table.concat({
+      'tier', transaction_id, number, text(balance - before), after, terms.fingerprint, terms.ttl_ms,
+      terms.audited, verb, tier, new_tier, ends, expiry, tail,
+    }, '\0'),
     account_key, account_text(after, number, reserved, ends, new_tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )

@@ -85,9 +85,7 @@ _NO_REPLAY: Final = Mutant(
     defect="What was done already is done again.",
     scenario="reply-eater",
     breaks="I3",
-    edits=(
-        Edit("lua/shared/replay.lua", "local record = records[key] or found", "local record = nil"),
-    ),
+    edits=(Edit("lua/shared/replay.lua", "if not record then", "if true then"),),
 )
 _RECORD_WITHOUT_JOURNAL: Final = Mutant(
     name="record-without-journal",
@@ -164,7 +162,7 @@ _UNGUARDED_LOAD: Final = Mutant(
     scenario="hydrate-race",
     breaks="I5",
     edits=(
-        Edit("lua/load.lua", "if found and account_of(key, found, epoch) then", "if false then"),
+        Edit("lua/load.lua", "if found and account_of(found, epoch) then", "if false then"),
         Edit("lua/load.lua", "(not found and call('EXISTS', key) == 0)", "true"),
     ),
 )
@@ -418,12 +416,11 @@ _HOLD_STAYS_OPEN: Final = Mutant(
     scenario="reply-eater",
     breaks="I5",
     edits=(
-        Edit("lua/capture.lua", "    keep(field, false)\n", "    keep(field, hold)\n"),
+        Edit("lua/capture.lua", "hold_after = hold_after,", "hold_after = hold,"),
         Edit(
             "lua/capture.lua",
-            "  local reserved_after = reserved_text(kept, lapses,"
-            " option.is_final and open - 1 or open + 0)\n",
-            "  local reserved_after = reserved_text(total_text, lapses, open + 0)\n",
+            "reserved_after = reserved_text(kept, lapses, open - 1),",
+            "reserved_after = reserved,",
         ),
     ),
 )

@@ -12,11 +12,9 @@
 
 local accounts = {} -- by key: what this call has changed; the entry is put before it at the end
 
--- balance, sequence as numbers, reserved, expires, tier as text, then balance and sequence as text, for
--- who does not change them; nothing for an account that Redis does not know in this epoch: cold, never
--- "zero".
-local function account_of(key, found, epoch)
-  local account = accounts[key] or found
+-- balance as a number, sequence, reserved, expires, tier and balance again as text; nothing for an account
+-- that Redis does not know in this epoch: cold, never "zero".
+local function account_of(account, epoch)
   if not account then
     return nil
   end
@@ -25,7 +23,7 @@ local function account_of(key, found, epoch)
   if entry_epoch ~= epoch and entry_epoch ~= '' then
     return nil
   end
-  return balance + 0, sequence + 0, reserved, expires, tier, balance, sequence
+  return balance + 0, sequence, reserved, expires, tier, balance
 end
 
 -- The same as text, without its entry.

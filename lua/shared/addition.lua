@@ -10,14 +10,14 @@ end
 -- Books the amount of an item: journalled, posted, remembered; the reply.
 local function add(kind, item, amount)
   local account_key, account, record_key, _, transaction_id, tail, terms = item_at(item)
-  local balance, sequence, reserved, expires, tier = account_of(account_key, account, epoch)
+  local balance, sequence, reserved, expires, tier = account_of(account, epoch)
   local after, number = text(balance + amount), text(sequence + 1)
   local result = text(amount) .. '\0' .. after
-  journalled(table.concat({
-    kind, transaction_id, number, text(amount), after, terms.fingerprint, terms.ttl_ms,
-    terms.audited, tail,
-  }, '\0'))
   post(
+    table.concat({
+      kind, transaction_id, number, text(amount), after, terms.fingerprint, terms.ttl_ms,
+      terms.audited, tail,
+    }, '\0'),
     account_key, account_text(after, number, reserved, expires, tier), record_key,
     table.concat({ terms.fingerprint, transaction_id, terms.ends, result }, '\0'), terms.life_ms
   )

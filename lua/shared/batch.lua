@@ -20,19 +20,22 @@ local last_read = 2 * partitions + count + remembered -- behind it are the verb'
 local found = call('MGET', unpack(KEYS, partitions + 1, last_read))
 
 local terms_at = {}
+local ttl_before, ends_before -- of the terms before: they live for the same time as a rule
 -- Of the partition whose items are being decided; current is its place among those of the call.
 local current
 local epoch
-local journal
-local full -- nil until it is asked for
+local is_full -- whether its journal has as many entries as it may have
 
 local function terms_of(place)
   local terms = terms_at[place]
   if not terms then
     local at = tonumber(place)
+    if ARGV[at + 1] ~= ttl_before then
+      ttl_before, ends_before = ARGV[at + 1], text(now_ms + integer(ARGV[at + 1]))
+    end
     terms = {
       fingerprint = ARGV[at], ttl_ms = ARGV[at + 1], life_ms = ARGV[at + 2], audited = ARGV[at + 3],
-      own_at = at + 4, ends = text(now_ms + integer(ARGV[at + 1])), options = false,
+      own_at = at + 4, ends = ends_before, options = {},
       is_remembered = ARGV[at + 2] ~= '0',
     }
     terms_at[place] = terms
@@ -58,25 +61,19 @@ if remembered < count then
   end
 end
 
--- The keys of account and record, each with what Redis has there, nothing for a record that is not
--- to be; transaction id, tail, terms; and the item's own argument where the verb has one.
+-- The keys of account and record, each with what is there by now, nothing for a record that is not to be;
+-- transaction id, tail, terms; and the item's own argument where the verb has one.
 local function item_at(item)
   local account, record = partitions + item, partitions + count + item
   if record_places then
     record = record_places[item]
   end
+  local account_key, record_key = KEYS[partitions + account], record and KEYS[partitions + record]
   local at = partitions + ARGUMENTS_OF_ITEM * (item - 1) + 4
-  return KEYS[partitions + account], found[account],
-    record and KEYS[partitions + record], record and found[record],
-    ARGV[at], ARGV[at + 1], terms_of(ARGV[at + 2]), ARGV[at + 3]
-end
-
--- Whether the journal has as many entries as it may have; counted once, and only where there is a limit.
-local function is_full()
-  if full == nil then
-    full = journal_max and call('XLEN', journal) >= journal_max or false
-  end
-  return full
+  local place = ARGV[at + 2]
+  return account_key, accounts[account_key] or found[account],
+    record_key, record_key and (records[record_key] or found[record]),
+    ARGV[at], ARGV[at + 1], terms_at[place] or terms_of(place), ARGV[at + 3]
 end
 
 local function fail(section, replies, problem)
@@ -143,8 +140,12 @@ local function batch(decide, own)
   for partition = 1, partitions do
     local closed
     epoch, closed = pass(found[partition])
-    current, journal, full = partition, KEYS[partition], nil
-    local first, items_from, posted_from = last + 1, #items + 1, #posted + 1
+    current, is_full = partition, false
+    if journal_max and not closed then
+      local outcome = redis.pcall('XLEN', KEYS[partition]) -- an error where it takes no entry anyway
+      is_full = type(outcome) == 'number' and outcome >= journal_max
+    end
+    local first, items_from, posted_from = last + 1, items_last + 1, posted_last + 1
     last = last + tonumber(ARGV[3 + partition])
     if look and not closed then
       look(partition, first, last)
@@ -152,11 +153,11 @@ local function batch(decide, own)
     for item = first, last do
       replies[item] = closed or decide(item)
     end
-    if #items >= items_from then
+    if items_last >= items_from then
       sections[#sections + 1] = {
-        partition = partition, journal = journal, epoch = epoch, entry = false,
+        partition = partition, journal = KEYS[partition], epoch = epoch, entry = false,
         first = first, last = last,
-        items_from = items_from, items_to = #items, posted_from = posted_from, posted_to = #posted,
+        items_from = items_from, items_to = items_last, posted_from = posted_from, posted_to = posted_last,
       }
     end
   end

@@ -29,20 +29,9 @@ local function hold_id_of(field)
   return sub(field, find(field, '\0', 1, true) + 1)
 end
 
-local parts = {} -- of the hold that was read last: those of one call have often been made in one as well
-
--- amount, reserved, captured, expires, audited, tier; all as text, nothing for what is no hold. Behind them
--- what is still held as a number.
+-- amount, reserved, captured, expires, audited, tier; all as text, nothing for what is no hold.
 local function hold_parts(found)
-  if parts.found ~= found then
-    local amount, reserved, captured, expires, audited, tier =
-      match(found, '^(%d+) (%d+) (%d+) (%d+) (%d) (.*)$')
-    parts = {
-      found = found, amount = amount, reserved = reserved, captured = captured, expires = expires,
-      audited = audited, tier = tier, held = amount and reserved + 0,
-    }
-  end
-  return parts.amount, parts.reserved, parts.captured, parts.expires, parts.audited, parts.tier, parts.held
+  return match(found, '^(%d+) (%d+) (%d+) (%d+) (%d) (.*)$')
 end
 
 -- The same as numbers; nothing for what is no hold.

@@ -9,18 +9,24 @@
 local HAS_MSETEX = '@MSETEX@' == 'yes' -- Redis 8.4, Valkey 9.1
 
 local items, posted = {}, {}
+local items_last, posted_last = 0, 0 -- counted here, because Lua looks for the end of a list
 
 -- An item of the partition's entry: its kind and its fields, separated by NUL.
 local function journalled(item)
-  items[#items + 1] = item
+  items_last = items_last + 1
+  items[items_last] = item
 end
 
--- The next state of an account, and what is remembered of the operation that led to it, if anything is.
-local function post(account_key, account, record_key, record, life_ms)
+-- An item of the partition's entry, the next state of the account, and what is remembered of the operation
+-- that led to it, if anything is.
+local function post(item, account_key, account, record_key, record, life_ms)
+  items_last = items_last + 1
+  items[items_last] = item
   accounts[account_key] = account
-  local size = #posted
-  posted[size + 1], posted[size + 2] = account_key, record_key or false
-  posted[size + 3], posted[size + 4] = record or false, life_ms
+  local last = posted_last
+  posted[last + 1], posted[last + 2], posted[last + 3], posted[last + 4] =
+    account_key, record_key or false, record or false, life_ms
+  posted_last = last + 4
   if record_key then
     records[record_key] = record
   end
@@ -82,7 +88,7 @@ end
 
 -- Why one was denied. Where they cannot be written together they are written one by one.
 local function write_records(sections)
-  if HAS_MSETEX and #posted > 4 and not write_records_together(sections) then
+  if HAS_MSETEX and posted_last > 4 and not write_records_together(sections) then
     return nil
   end
   for _, section in ipairs(sections) do

@@ -6,15 +6,12 @@
 -- verb knows. What `option_at` makes of one is kept with the terms, for all items that choose it.
 
 local function option_of(terms, tier, place, option_at)
-  local options = terms.options or {}
-  terms.options = options
-  if not options[tier] then
-    local at = place + 1
-    local last = at + 4 * (tonumber(ARGV[place]) - 1)
-    while at < last and ARGV[at] ~= tier do
-      at = at + 4
-    end
-    options[tier] = option_at(at + 1, terms, tier)
+  local at = place + 1
+  local last = at + 4 * (tonumber(ARGV[place]) - 1)
+  while at < last and ARGV[at] ~= tier do
+    at = at + 4
   end
-  return options[tier]
+  local option = option_at(at + 1, terms, tier)
+  terms.options[tier] = option
+  return option
 end

@@ -5,8 +5,7 @@ local records = {} -- by key: what this call has added
 
 -- Nothing, as for an operation that has no record; or the reply with the first result; or nil and the id
 -- of the transaction that used the key for something else.
-local function replay_of(key, found, fingerprint, now_ms)
-  local record = records[key] or found
+local function replay_of(record, fingerprint, now_ms)
   if not record then
     return nil
   end

@@ -46,7 +46,7 @@ def documented_refusals(name: str) -> list[str]:
 
 
 def refusals_in_body(name: str) -> list[str]:
-    found = re.findall(r"return refusal\(.*?, tail, '(\w+)'", body(name))
+    found = re.findall(r"return (?:nil, )?refusal\(.*?, tail, '(\w+)'", body(name))
     words = "cold|cold_charge|overdue|unknown_hold|missing|forked|unclosed"
     found += re.findall(rf"return '({words})'", body(name))
     found += re.findall(r"closed = '(stale)'", body(name))
@@ -61,10 +61,18 @@ def test_a_header_begins_with_the_verb_and_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_refusal_stands_in_the_header_and_the_reverse_in_the_same_order(name: str) -> None:
-    def place(code: str) -> int:
+    def place(code: str) -> tuple[int, int]:
+        """Where it is decided; for what a function of its own decides, where that one is called."""
         match = re.search(rf"(?:tail, |return |closed = )'{code}\b", body(name))
         assert match is not None
-        return match.start()
+        for function in re.finditer(
+            r"^local function (\w+).*?^end$", body(name), re.MULTILINE | re.DOTALL
+        ):
+            if function.start() < match.start() < function.end():
+                call = body(name).rindex(f"{function[1]}(")
+                if call > function.end():
+                    return call, match.start()
+        return match.start(), match.start()
 
     in_body = sorted(set(refusals_in_body(name)), key=place)
 

@@ -294,6 +294,47 @@ async def test_partial_captures_add_up_and_the_last_one_releases_the_rest(bench:
     assert HoldFacts("h1", "captured", 40, 0, 34, ENDS, -10, 0, 4) == last.hold
 
 
+@pytest.mark.parametrize("final", [True, False])
+async def test_neighbours_in_a_call_are_captured_each_from_its_own_hold_and_account(
+    bench: Bench, *, final: bool
+) -> None:
+    """As one by one, whatever two that stand together have in common."""
+    tier = "pro"
+    neighbours = {  # what is held of how much, until when, by whom; and for how much it is captured
+        "ada": (10, f"30/{ENDS}/2", ENDS, "", 4),
+        "as-ada": (10, f"30/{ENDS}/2", ENDS, "", 4),
+        "another-hold": (20, f"30/{ENDS}/2", ENDS, "", 4),
+        "another-sum": (20, f"50/{ENDS}/2", ENDS, "", 4),
+        "another-moment": (20, f"50/{NOW_MS}/2", ENDS, "", 4),
+        "another-end": (20, f"50/{NOW_MS}/2", ENDS + 1, "", 4),
+        "another-tier": (20, f"50/{NOW_MS}/2", ENDS + 1, tier, 4),
+        "another-price": (20, f"50/{NOW_MS}/2", ENDS + 1, tier, 5),
+        "nobody-else": (20, f"20/{NOW_MS}/1", ENDS + 1, tier, 5),
+    }
+
+    async def outcomes(name: str, at_once: int) -> list[Any]:
+        calls = list[Call]()
+        for user, (held, reserved, ends, judged, cost) in neighbours.items():
+            await bench.account(user, b=100, s=len(user), r=reserved)
+            hold = OpenHold("h1", held, held, 0, ends, audited=True, tier=judged)
+            field = hold_field(user.encode(), b"h1")
+            await bench.lane.execute(b"HSET", bench.keys.holds, field, hold.packed())
+            operation = bench.operation(f"{name}-{user}", user=user)
+            calls.append(capture_call(operation, b"h1", priced(cost), final=final, above="debt"))
+        before = len(await bench.journal())
+        replies = list[str]()
+        for first in range(0, len(calls), at_once):
+            replies += await bench.run(*calls[first : first + at_once])
+        entries = (await bench.journal())[before:]
+        told = [item.hold for entry in entries for item in entry.items]  # type: ignore[union-attr]
+        there = [{**await bench.fields(user), "l": ""} for user in neighbours]
+        return [replies, told, there, [await open_holds(bench, user) for user in neighbours]]
+
+    at_once = await outcomes("all", len(neighbours))
+    assert {True} == {reply.startswith("ok ") for reply in at_once[0]}
+    assert await outcomes("each", 1) == at_once
+
+
 async def test_refusals_of_a_capture_come_in_their_order(bench: Bench) -> None:
     record = bench.operation("t1", key="k").record_key
     await bench.lane.execute(b"SET", record, b"other\0t0\0%d\0" % (NOW_MS + 1))

@@ -66,14 +66,15 @@ async def test_a_full_journal_stops_only_its_own_items(benches: list[Bench], ful
     assert [1, 1, 1] == [len(await one.journal()) for one in benches]
 
 
+@pytest.mark.parametrize("journal_max", [b"", b"9"], ids=["no limit", "a limit"])
 @pytest.mark.parametrize("broken", [0, 1, 2])
 async def test_a_journal_that_takes_no_entry_stops_only_its_own_items(
-    benches: list[Bench], broken: int
+    benches: list[Bench], broken: int, journal_max: bytes
 ) -> None:
     journal: PartitionKeys = benches[broken].keys
     await benches[broken].lane.execute(b"SET", journal.journal, b"no stream")
 
-    replies = await benches[0].run(*charges(benches))
+    replies = await benches[0].run(*charges(benches), journal_max=journal_max)
 
     failed = replies[2 * broken : 2 * broken + 2]
     assert all(reply.startswith("failed ") and "WRONGTYPE" in reply for reply in failed)
