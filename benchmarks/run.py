@@ -56,8 +56,8 @@ _HOT: Final = WORKLOADS["one hot user"]
 _TRACE: Final = "trace"
 _CEILINGS: Final = (1, 64)
 _WARM_UP: Final = 500
-_TURNS: Final = 4
-"""Into how many parts what is measured in turns is cut in a round."""
+_TURN: Final = 3_000
+"""Holds in a turn at most: many for each caller, yet over before the host is another."""
 
 
 class Step(NamedTuple):
@@ -324,13 +324,14 @@ class _Run:
     async def _hold(self, number: int, callers: int) -> None:
         """Holds in turns with charges, two for each, so that what the host does meanwhile meets both."""
         self._tell(f"{HOLD}, {callers:,} callers")
-        product, most = self._contestants.product, number // _TURNS
+        product = self._contestants.product
         held: Answered[CaptureResult] = Answered()
         charged: Answered[ChargeResult] = Answered()
-        for _ in range(_TURNS):
-            requests = self._draw(_UNIFORM, 2 * most)
+        for done in range(0, number, _TURN):
+            turn = min(_TURN, number - done)
+            requests = self._draw(_UNIFORM, 2 * turn)
             charged += await closed_loop(product.ask, requests, callers)
-            held += await closed_loop(product.hold, self._draw(_UNIFORM, most), callers)
+            held += await closed_loop(product.hold, self._draw(_UNIFORM, turn), callers)
         product.books.note(charged.outcomes)
         product.books.note_captures(held.outcomes)
         contests = self.readings.contests
