@@ -17,9 +17,9 @@ class Plan:
         rounds: How often every measurement is repeated.
         users: How many users most of it charges.
         callers: Numbers of concurrent callers, beside a lone one.
-        lone_calls: Calls of a lone caller in a round.
-        charges: Charges of the product in a round of one measurement.
-        baseline_charges: The same of redis-py.
+        lone_calls: Calls of a lone caller in a turn.
+        charges: Charges of the product in a turn of one measurement.
+        baseline_charges: The same of redis-py, which has several turns in a round.
         held: Reservations with their captures in a round, by `mix_callers`.
         ceiling_items: Items the server decides in a round for its ceiling.
         atomic_charges: Charges by the atomic statement in a round, spread over users.
@@ -61,7 +61,7 @@ class Plan:
 
     def sections(self, *, has_trace: bool) -> int:
         """How many measurements there are in all."""
-        contests = 2 + 2 * len(self.callers) + 1 + 4 + len(self.mixes) + 1 + has_trace
+        contests = 1 + len(self.callers) + 1 + 4 + len(self.mixes) + 1 + has_trace
         return self.rounds * (contests + 4 + 2 * len(self.populations))
 
 

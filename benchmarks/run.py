@@ -1,7 +1,7 @@
 """The whole run, in order: weigh, record, contest round by round, grow, catch up, prove.
 
 Recording comes first, while the ledger and the tables of the COPY floor are equally empty. In a round
-of contests every contestant is measured once, a baseline right before the product; nobody else works
+of contests every contestant is measured, redis-py and the product in turns; nobody else works
 meanwhile. What the contests charged is recorded afterwards, and the proof closes the run.
 """
 
@@ -56,7 +56,9 @@ _HOT: Final = WORKLOADS["one hot user"]
 _TRACE: Final = "trace"
 _CEILINGS: Final = (1, 64)
 _WARM_UP: Final = 500
-_TURN: Final = 3_000
+_TURNS: Final = 2
+"""How often a round has redis-py and the product in turn: what the host does meanwhile meets both."""
+_HELD_IN_A_TURN: Final = 3_000
 """Holds in a turn at most: many for each caller, yet over before the host is another."""
 
 
@@ -246,7 +248,7 @@ class _Run:
             await self._atomic(_UNIFORM, plan.atomic_charges)
             await self._atomic(_HOT, plan.hot_charges)
             for name in plan.mixes:
-                await self._charge(WORKLOADS[name], plan.charges, plan.mix_callers)
+                await self._charge(WORKLOADS[name])
             await self._open_loop()
             if self._trace:
                 await self._charge_trace()
@@ -305,30 +307,36 @@ class _Run:
         self._charged_by_atomic += _WARM_UP
 
     async def _beside_redis_py(self, callers: int, theirs: int, ours: int) -> None:
-        contest = Contest(NAIVE, _UNIFORM.name, callers)
-        self._tell(f"{contest.who}, {callers:,} callers")
-        requests = self._draw(_UNIFORM, theirs)
-        answered = await closed_loop(self._contestants.naive[callers].ask, requests, callers)
-        self.readings.contests[contest].append(Reading.of(answered))
-        self._charged_by_naive += theirs
-        await self._charge(_UNIFORM, ours, callers)
+        self._tell(f"{PRODUCT} beside {NAIVE}, {callers:,} callers")
+        naive, product = self._contestants.naive[callers], self._contestants.product
+        asked: Answered[object] = Answered()
+        charged: Answered[ChargeResult] = Answered()
+        for _ in range(_TURNS):
+            asked += await closed_loop(naive.ask, self._draw(_UNIFORM, theirs), callers)
+            charged += await closed_loop(product.ask, self._draw(_UNIFORM, ours), callers)
+        self._charged_by_naive += _TURNS * theirs
+        product.books.note(charged.outcomes)
+        contests = self.readings.contests
+        contests[Contest(NAIVE, _UNIFORM.name, callers)].append(Reading.of(asked))
+        contests[Contest(PRODUCT, _UNIFORM.name, callers)].append(Reading.of(charged))
 
-    async def _charge(self, workload: Workload, number: int, callers: int) -> None:
+    async def _charge(self, workload: Workload) -> None:
+        callers = self._plan.mix_callers
         self._tell(f"{PRODUCT}, {workload.name}, {callers:,} callers")
-        product, requests = self._contestants.product, self._draw(workload, number)
+        product, requests = self._contestants.product, self._draw(workload, self._plan.charges)
         answered = await closed_loop(product.ask, requests, callers)
         product.books.note(answered.outcomes, is_keyed=workload.is_keyed)
         contest = Contest(PRODUCT, workload.name, callers)
         self.readings.contests[contest].append(Reading.of(answered))
 
     async def _hold(self, number: int, callers: int) -> None:
-        """Holds in turns with charges, two for each, so that what the host does meanwhile meets both."""
+        """Holds in turns with charges, two for each."""
         self._tell(f"{HOLD}, {callers:,} callers")
         product = self._contestants.product
         held: Answered[CaptureResult] = Answered()
         charged: Answered[ChargeResult] = Answered()
-        for done in range(0, number, _TURN):
-            turn = min(_TURN, number - done)
+        for done in range(0, number, _HELD_IN_A_TURN):
+            turn = min(_HELD_IN_A_TURN, number - done)
             requests = self._draw(_UNIFORM, 2 * turn)
             charged += await closed_loop(product.ask, requests, callers)
             held += await closed_loop(product.hold, self._draw(_UNIFORM, turn), callers)
