@@ -2,7 +2,7 @@
 
 Metadata that no database takes was kept as it came while the amount was booked. It can be put back once
 a later version reads it, or as text, with what is no text made visible. It then stands in the transaction
-and in the audit log, and the letter is gone, in one commit.
+or the new hold and in the audit log, and the letter is gone, in one commit.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sqlalchemy import Text, cast, delete, select, update
 from credits_fast.json_text import JsonText, json_object, merged
 from credits_fast.ledger.database import reading, writing
 from credits_fast.sync.rows import readable_metadata
-from credits_fast.sync.tables import audit_logs, dead_letters, transactions
+from credits_fast.sync.tables import audit_logs, dead_letters, holds, transactions
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Table
+    from sqlalchemy import ColumnElement, Row, Table
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 __all__ = ["DeadLetter", "Replayed", "letters", "replay"]
@@ -121,7 +121,10 @@ async def _replay(database: AsyncEngine, letter: DeadLetter, *, as_text: bool) -
             place = await _place(connection, letter)
             if place is None:
                 return Replayed(letter.id, None, _PLACELESS)
-            await _merge(connection, audit_logs, audit_logs.c.id == place, given)
+            await _merge(connection, audit_logs, audit_logs.c.id == place.id, given)
+            if (place.action, place.status) == ("reserve", "success"):
+                hold_id = place.metadata["holdId"]
+                await _merge(connection, holds, holds.c.id == hold_id, given)
         else:
             name = letter.transaction_id
             await _merge(connection, transactions, transactions.c.id == name, given)
@@ -130,15 +133,15 @@ async def _replay(database: AsyncEngine, letter: DeadLetter, *, as_text: bool) -
     return Replayed(letter.id, letter.transaction_id)
 
 
-async def _place(connection: AsyncConnection, letter: DeadLetter) -> int | None:
+async def _place(connection: AsyncConnection, letter: DeadLetter) -> Row[Any] | None:
     """The row of a refusal or a hold: the user's only one of that moment without a transaction."""
     columns = audit_logs.c
-    query = select(columns.id).where(
+    query = select(columns.id, columns.action, columns.status, columns.metadata).where(
         columns.user_id == letter.user_id,
         columns.created_at == letter.created_at,
         columns.transaction_id.is_(None),
     )
-    rows = [*await connection.scalars(query)]
+    rows = [*await connection.execute(query)]
     return rows[0] if len(rows) == 1 else None
 
 

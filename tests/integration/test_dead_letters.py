@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from credits_fast.sync import rows
 from credits_fast.sync.dead_letters import letters, replay
-from credits_fast.sync.tables import dead_letters
+from credits_fast.sync.tables import dead_letters, holds
 from credits_fast.testing import CreditsKit
 
 POISON = b'{"a":"\\u0000","cost":9}'
@@ -78,6 +78,33 @@ async def test_what_a_later_version_reads_is_put_back_as_it_is(
     assert 9 == row.metadata["cost"]
     booked = next(one for one in await kit.audit("ada") if one.metadata.get("model") == "m")
     assert 5 == booked.metadata["cost"]  # what the library wrote there itself
+    assert 0 == await count(kit)
+
+
+async def test_metadata_of_a_reservation_is_put_back_with_its_hold(
+    kit: CreditsKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strict(_raw: bytes) -> Any:
+        raise ValueError("this version cannot")
+
+    await kit.engine.create_user("ada", credits=100)
+    other = await kit.engine.reserve("ada", "free", amount=1)
+    await kit.sync()
+    monkeypatch.setattr(rows, "_json_object", strict)
+    held = await kit.engine.reserve("ada", "free", amount=5, metadata={"model": "m"})
+    await kit.sync()
+    monkeypatch.undo()
+
+    done = await replay(kit.database, await letters(kit.database, limit=10))
+
+    assert {""} == {one.problem for one in done}
+    async with kit.database.connect() as connection:
+        query = select(holds.c.id, holds.c["metadata"])
+        found = {name: given.get("model") for name, given in await connection.execute(query)}
+    assert {held.hold_id: "m", other.hold_id: None} == found
+    assert ["m"] == [
+        one.metadata["model"] for one in await kit.audit("ada") if "model" in one.metadata
+    ]
     assert 0 == await count(kit)
 
 
