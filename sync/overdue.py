@@ -54,6 +54,7 @@ class Overdue:
         self._router = router
         self._records = Records(database)
         self._accounts = Accounts(self._records, router)
+        self._told: set[bytes] = set()  # of whom it was said that their holds cannot be finished
 
     async def finish(self, numbers: Collection[int], now: datetime, now_us: bytes) -> int:
         """How many holds were finished, in these partitions; a bounded number is looked at.
@@ -96,7 +97,7 @@ class Overdue:
         except UnavailableError:
             raise
         except CreditsError as error:
-            _log.error("holds of user %r cannot be finished: %s", user.decode(), error)
+            self._tell(user, error)
             return False
         return True
 
@@ -106,15 +107,24 @@ class Overdue:
         """As `expire_holds`; an account that does not fit its holds keeps nobody else waiting."""
         try:
             numbers = await expire_holds(self._router, partition, holds_of, now_us)
-            return dict(zip(holds_of, numbers, strict=True))
         except UnavailableError:
             raise
         except CreditsError as error:
             if len(holds_of) == 1:
                 (user,) = holds_of
-                _log.error("holds of user %r cannot be finished: %s", user.decode(), error)
+                self._tell(user, error)
                 return {user: 0}
+        else:
+            known = dict(zip(holds_of, numbers, strict=True))
+            self._told -= {user for user, number in known.items() if number is not None}
+            return known
         done: dict[bytes, int | None] = {}
         for user, ids in holds_of.items():
             done |= await self._expire_known(partition, {user: ids}, now_us)
         return done
+
+    def _tell(self, user: bytes, error: CreditsError) -> None:
+        """Say it once: they are looked at again every second, until somebody has mended the account."""
+        level = logging.DEBUG if user in self._told else logging.ERROR
+        self._told.add(user)
+        _log.log(level, "holds of user %r cannot be finished: %s", user.decode(), error)

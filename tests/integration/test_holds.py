@@ -74,6 +74,11 @@ async def states(kit: CreditsKit) -> list[str]:
     return [row.state for row in await hold_rows(kit)]
 
 
+def told(caplog: pytest.LogCaptureFixture) -> int:
+    """How often it was said that holds of ada cannot be finished."""
+    return caplog.text.count("holds of user 'ada' cannot be finished")
+
+
 # --- what is recorded ---------------------------------------------------------------------------
 
 
@@ -622,7 +627,23 @@ async def test_the_worker_passes_over_an_account_that_does_not_fit_its_holds(
     found = await states(kit)
 
     assert (1, len(names)) == (found.count("reserved"), found.count("expired"))
-    assert "holds of user 'ada' cannot be finished" in caplog.text
+    assert 1 == told(caplog)
+
+    clock.advance(seconds=1)
+    await states(kit)
+    assert 1 == told(caplog), "it is said once, however often it is tried"
+
+    await lane.execute(b"DEL", partition.account(b"ada"), partition.holds)
+    clock.advance(seconds=1)
+    assert "reserved" not in await states(kit)
+    await kit.engine.reserve("ada", "image")
+    await kit.sync()
+    await lane.execute(b"SET", partition.account(b"ada"), b"no account")
+    clock.advance(hours=1)
+    await states(kit)
+    clock.advance(seconds=1)
+    await states(kit)
+    assert 2 == told(caplog), "it was mended in between"
 
 
 # --- cold, and lost -----------------------------------------------------------------------------
