@@ -141,7 +141,7 @@ async def _place(connection: AsyncConnection, letter: DeadLetter) -> Row[Any] | 
         columns.created_at == letter.created_at,
         columns.transaction_id.is_(None),
     )
-    rows = [*await connection.execute(query)]
+    rows: list[Any] = [*await connection.execute(query)]
     return rows[0] if len(rows) == 1 else None
 
 
