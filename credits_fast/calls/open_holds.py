@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from credits_fast.errors import ScriptFailedError
+from credits_fast.errors import CreditsError, ScriptFailedError
 from credits_fast.protocol.hold_wire import OpenHold
+from credits_fast.servers.server_errors import is_of_another_type
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,12 +30,18 @@ async def open_holds(
 
     Raises:
         RedisUnavailableError: The server cannot be reached.
-        ScriptFailedError: What stands there as a hold is none.
+        ScriptFailedError: What stands there as a hold, or as all of them, is none.
     """
     found: dict[str, dict[str, OpenHold]] = {}
     cursor = _BEGINNING
     while True:
-        cursor, page = await execute(b"HSCAN", partition.holds, cursor, b"COUNT", _AT_ONCE)
+        try:
+            cursor, page = await execute(b"HSCAN", partition.holds, cursor, b"COUNT", _AT_ONCE)
+        except CreditsError as error:
+            if is_of_another_type(error):
+                what = f"what Redis keeps as the holds of partition {partition.number} are none"
+                raise ScriptFailedError(what) from error
+            raise
         for field, text in zip(page[::2], page[1::2], strict=True):
             user, _, hold_id = field.partition(b"\0")
             try:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from redis.exceptions import ResponseError
-
 from credits_fast.errors import CreditsError
 from credits_fast.protocol.entries import EntryId, MalformedEntryError
 from credits_fast.protocol.wire import epoch_of, held
 from credits_fast.resp import pack
+from credits_fast.servers.server_errors import is_of_another_type
 
 if TYPE_CHECKING:
     from credits_fast.protocol.keys import Partitions
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Held", "held_accounts"]
 
-_WRONG_TYPE: Final = "WRONGTYPE"
 _NO_ACCOUNT: Final = "what Redis holds under the account's name is no account"
 
 
@@ -83,8 +81,7 @@ def _epoch(gate: Reply) -> int | None:
 
 def _held(outcome: Reply, epoch: int | None) -> Held | None:
     if isinstance(outcome, CreditsError):
-        refusal = outcome.__cause__
-        if isinstance(refusal, ResponseError) and str(refusal).startswith(_WRONG_TYPE):
+        if is_of_another_type(outcome):
             return Held(0, 0, problem=_NO_ACCOUNT)
         raise outcome
     if outcome is None:

@@ -23,7 +23,7 @@ from redis.exceptions import (
 
 from credits_fast.errors import CreditsError, RedisUnavailableError, UnsuitableServerError
 
-__all__ = ["is_not_allowed", "is_not_executed", "server_error", "translated"]
+__all__ = ["is_not_allowed", "is_not_executed", "is_of_another_type", "server_error", "translated"]
 
 _CLASSES: Final[dict[str, type[ResponseError]]] = {
     "ASK": AskError,
@@ -60,6 +60,7 @@ _NOT_EXECUTED: Final = (
     TryAgainError,
 )
 _NOT_EXECUTED_CODES: Final = ("BUSY", "MISCONF", "NOREPLICAS")
+_OF_ANOTHER_TYPE: Final = "WRONGTYPE"
 
 
 def server_error(text: str) -> Exception:
@@ -87,6 +88,12 @@ def is_not_executed(error: Exception) -> bool:
     """
     code = str(error).partition(" ")[0]
     return isinstance(error, _NOT_EXECUTED) or code in _NOT_EXECUTED_CODES
+
+
+def is_of_another_type(error: CreditsError) -> bool:
+    """Whether a request failed because what stands under its key is of another type than it asks for."""
+    refusal = error.__cause__
+    return isinstance(refusal, ResponseError) and str(refusal).startswith(_OF_ANOTHER_TYPE)
 
 
 def translated(error: BaseException, address: str) -> CreditsError:

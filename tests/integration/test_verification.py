@@ -318,13 +318,22 @@ async def test_a_planted_difference_of_single_holds_is_found(
     assert problem in found.differing["user-7"]
 
 
-async def test_what_is_kept_as_a_hold_and_is_none_is_told(populated: CreditsKit) -> None:
-    await _hold_field(populated, b"HSET", b"user-7\0h1", b"garbage")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((b"HSET", b"user-7\0h1", b"garbage"), "'user-7' is none: b'garbage'"),
+        ((b"SET", b"garbage"), "what Redis keeps as the holds of partition"),
+    ],
+)
+async def test_what_is_kept_as_a_hold_and_is_none_is_told(
+    populated: CreditsKit, words: tuple[bytes, ...], told: str
+) -> None:
+    await _hold_field(populated, *words)
 
     found = await verified(populated)
 
     assert not found.is_verified
-    assert "garbage" in found.forked[populated.engine.partitions.of(b"user-7").number]
+    assert told in found.forked[populated.engine.partitions.of(b"user-7").number]
 
 
 async def test_an_account_put_back_to_where_it_was_is_found_though_the_ledger_is_there_too(
